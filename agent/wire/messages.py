@@ -1,0 +1,411 @@
+"""What can be said on the wire: one frozen dataclass a message, valid once made, and the codec.
+
+Text messages are JSON objects with `type`; binary messages are chunks: a 32-byte header and the
+payload. Unknown fields of a known message are ignored, so that a newer peer can add one; unknown
+types and bad values are refused with a sentence. Sizes and offsets are in bytes.
+"""
+
+import json
+import struct
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+from uuid import UUID
+
+from .errors import ERRORS, CloseCode, RemoteProtocolError
+
+PROTOCOL = "silentmode.v1"
+"""The WebSocket subprotocol, and what `hello` must say."""
+
+MAX_CHUNK = 512 * 1024
+"""Largest payload of a chunk: with its header well under the 1 MiB at which daphne cuts."""
+
+MIN_CHUNK = 64 * 1024
+"""Where a sender starts, and what every peer must accept: short in time on a slow uplink."""
+
+MAX_TEXT = 64 * 1024
+"""Longest text message, in characters: the longest of ours, a request whose path is 4,096 emoji
+(12 characters each as JSON escapes), has under 50,000."""
+
+MAX_NAME = 255
+MAX_PATH = 4096
+MAX_DETAIL = 1000
+MAX_FINGERPRINT = 200
+MAX_RANGES = 1024
+MAX_OFFSET = 2**63 - 1
+"""Sizes and offsets fit a signed 64-bit integer, as in file systems and databases."""
+
+CODEC_RAW = "raw"
+CODEC_NUMBERS = {CODEC_RAW: 0}
+
+
+class BadMessage(ValueError):
+    """A field is missing or has a value that the protocol does not allow."""
+
+
+def _text(name: str, value: object, most: int, least: int = 0) -> None:
+    if not isinstance(value, str):
+        raise BadMessage(f"{name} must be a string")
+    if not least <= len(value) <= most:
+        raise BadMessage(f"{name} must have {least} to {most} characters, not {len(value)}")
+    # Neither survives the way to a database or a log: PostgreSQL refuses NUL, UTF-8 a lone surrogate.
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadMessage(f"{name} has a NUL or a lone surrogate in it")
+
+
+def _whole(name: str, value: object, most: int = MAX_OFFSET, least: int = 0) -> None:
+    if type(value) is not int:  # a bool is an int to isinstance, and not to the protocol
+        raise BadMessage(f"{name} must be a whole number")
+    if not least <= value <= most:
+        raise BadMessage(f"{name} must be from {least} to {most}, not {value}")
+
+
+def _uuid(name: str, value: object) -> None:
+    if not isinstance(value, UUID):
+        raise BadMessage(f"{name} must be a UUID")
+
+
+def _digest(name: str, value: object) -> None:
+    if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
+        raise BadMessage(f"{name} must be 64 lower-case hexadecimal digits")
+
+
+def _codec(name: str, value: object) -> None:
+    if not isinstance(value, str) or value not in CODEC_NUMBERS:
+        raise BadMessage(f"{name} must be one of {sorted(CODEC_NUMBERS)}")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The agent's first message: who it is and what it can do."""
+
+    kind: ClassVar[str] = "hello"
+    protocol: str
+    agent_version: str
+    platform: str
+    hostname: str
+    codecs: tuple[str, ...] = (CODEC_RAW,)
+    max_chunk: int = MAX_CHUNK
+
+    def __post_init__(self) -> None:
+        for name in ("protocol", "agent_version", "platform", "hostname"):
+            _text(name, getattr(self, name), most=255)
+        _whole("max_chunk", self.max_chunk, least=MIN_CHUNK)
+        if not 1 <= len(self.codecs) <= 16:
+            raise BadMessage("codecs must have 1 to 16 entries")
+        for codec in self.codecs:
+            _text("codecs", codec, most=32, least=1)
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The server's answer to `hello`. Only after it may transfers begin."""
+
+    kind: ClassVar[str] = "welcome"
+    client: str
+    heartbeat: int
+    """Seconds between two heartbeats of the agent."""
+    max_chunk: int
+    server_time: str
+    """ISO 8601, UTC; for the agent's log, so that two clocks can be compared."""
+
+    def __post_init__(self) -> None:
+        _text("client", self.client, most=64, least=1)
+        _whole("heartbeat", self.heartbeat, most=3600, least=1)
+        _whole("max_chunk", self.max_chunk, most=MAX_CHUNK, least=MIN_CHUNK)
+        _text("server_time", self.server_time, most=64)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The server asks for a file. The path null stands for the agent's `--file`."""
+
+    kind: ClassVar[str] = "request"
+    transfer: UUID
+    path: str | None = None
+    fingerprint: str | None = None
+    """Of the source in an earlier attempt, so that the agent can tell of a change at once."""
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        if self.path is not None:
+            _text("path", self.path, most=MAX_PATH, least=1)
+        if self.fingerprint is not None:
+            _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The agent has opened the file and says what it is. The name is a label, never a path."""
+
+    kind: ClassVar[str] = "offer"
+    transfer: UUID
+    name: str
+    size: int
+    mtime_ns: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _text("name", self.name, most=MAX_NAME)
+        _whole("size", self.size)
+        _whole("mtime_ns", self.mtime_ns, least=-MAX_OFFSET)
+        _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT, least=1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The server says which ranges to send, and how much of them before it says more."""
+
+    kind: ClassVar[str] = "start"
+    transfer: UUID
+    ranges: tuple[tuple[int, int], ...]
+    """(offset, length) pairs, ascending, not overlapping."""
+    limit: int
+    """Source bytes, counted from this message, that the agent may send (QUIC's MAX_STREAM_DATA)."""
+    codec: str = CODEC_RAW
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _whole("limit", self.limit)
+        _codec("codec", self.codec)
+        if not 1 <= len(self.ranges) <= MAX_RANGES:
+            raise BadMessage(f"ranges must have 1 to {MAX_RANGES} entries")
+        position = 0
+        for offset, length in self.ranges:
+            _whole("ranges", offset, least=position)
+            _whole("ranges", length, most=MAX_OFFSET - offset)
+            position = offset + length
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the source. The only binary message.
+
+    `payload` may be any buffer; a received one is a view into the message that it came in.
+    """
+
+    kind: ClassVar[str] = "chunk"
+    transfer: UUID
+    offset: int
+    payload: bytes | memoryview = field(repr=False)
+    codec: str = CODEC_RAW
+
+    HEADER: ClassVar[struct.Struct] = struct.Struct("!16sQIBBH")
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _whole("offset", self.offset, most=MAX_OFFSET - MAX_CHUNK)
+        _codec("codec", self.codec)
+        if not 1 <= len(self.payload) <= MAX_CHUNK:
+            raise BadMessage(f"a chunk carries 1 to {MAX_CHUNK} bytes, not {len(self.payload)}")
+
+    @property
+    def length(self) -> int:
+        """Source bytes in this chunk."""
+        return len(self.payload)
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The server has written. Counts are source bytes since `start`; the checkpoint is an offset."""
+
+    kind: ClassVar[str] = "ack"
+    transfer: UUID
+    received: int
+    limit: int
+    checkpoint: int
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _whole("received", self.received)
+        _whole("limit", self.limit, least=self.received)
+        _whole("checkpoint", self.checkpoint)
+
+
+@dataclass(frozen=True)
+class End:
+    """The agent has sent all it was asked for; size, digest and fingerprint are of the whole source."""
+
+    kind: ClassVar[str] = "end"
+    transfer: UUID
+    size: int
+    sha256: str
+    fingerprint: str
+    """Taken again after the last read."""
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _whole("size", self.size)
+        _digest("sha256", self.sha256)
+        _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT, least=1)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """The file is verified, synced and renamed, and the row says `completed`."""
+
+    kind: ClassVar[str] = "landed"
+    transfer: UUID
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+        _digest("sha256", self.sha256)
+
+
+@dataclass(frozen=True)
+class Abort:
+    """One transfer ends here, or, with `transfer` null, the whole conversation."""
+
+    kind: ClassVar[str] = "abort"
+    transfer: UUID | None
+    code: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if self.transfer is not None:
+            _uuid("transfer", self.transfer)
+        if str(self.code) not in ERRORS:
+            raise BadMessage("code is not in the table of error codes")
+        _text("detail", self.detail, most=MAX_DETAIL)
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The server wants no more of this transfer; the agent confirms with `abort`."""
+
+    kind: ClassVar[str] = "cancel"
+    transfer: UUID
+
+    def __post_init__(self) -> None:
+        _uuid("transfer", self.transfer)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """I am here. Sent by the agent, answered in kind by the server."""
+
+    kind: ClassVar[str] = "heartbeat"
+
+
+Message = (
+    Hello
+    | Welcome
+    | Request
+    | Offer
+    | Start
+    | Chunk
+    | Ack
+    | End
+    | Landed
+    | Abort
+    | Cancel
+    | Heartbeat
+)
+
+TEXT_MESSAGES: dict[str, type[Message]] = {
+    cls.kind: cls
+    for cls in (
+        Hello,
+        Welcome,
+        Request,
+        Offer,
+        Start,
+        Ack,
+        End,
+        Landed,
+        Abort,
+        Cancel,
+        Heartbeat,
+    )
+}
+
+
+def encode(message: Message) -> str | bytes:
+    """The message as one WebSocket message: `bytes` for a chunk, `str` for all others."""
+    if isinstance(message, Chunk):
+        return _encode_chunk(message)
+    values = {f.name: getattr(message, f.name) for f in fields(message)}
+    return json.dumps({"type": message.kind, **values}, default=str, separators=(",", ":"))
+
+
+def _encode_chunk(chunk: Chunk) -> bytes:
+    header = Chunk.HEADER.pack(
+        chunk.transfer.bytes, chunk.offset, chunk.length, CODEC_NUMBERS[chunk.codec], 0, 0
+    )
+    return b"".join((header, chunk.payload))
+
+
+def decode(data: str | bytes) -> Message:
+    """The message in one WebSocket message.
+
+    Raises:
+        RemoteProtocolError: it is none; the error has the sentence and the close code.
+    """
+    try:
+        return _decode_chunk(data) if isinstance(data, bytes) else _decode_text(data)
+    except BadMessage as bad:
+        raise RemoteProtocolError(str(bad)) from None
+
+
+def _decode_chunk(data: bytes) -> Chunk:
+    if len(data) <= Chunk.HEADER.size:
+        raise BadMessage(f"a binary message of {len(data)} bytes is too short for a chunk")
+    transfer, offset, length, codec, flags, reserved = Chunk.HEADER.unpack_from(data)
+    if codec != CODEC_NUMBERS[CODEC_RAW] or flags or reserved:
+        raise BadMessage("a chunk has an unknown codec or a flag that must be zero")
+    payload = memoryview(data)[Chunk.HEADER.size :]
+    if length != len(payload):
+        raise BadMessage(f"a chunk says it carries {length} bytes and carries {len(payload)}")
+    return Chunk(UUID(bytes=transfer), offset, payload)
+
+
+def _decode_text(data: str) -> Message:
+    if len(data) > MAX_TEXT:
+        raise RemoteProtocolError(
+            f"a text message of {len(data)} characters; at most {MAX_TEXT}",
+            CloseCode.POLICY_VIOLATION,
+        )
+    try:
+        values = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # RecursionError: nested deeper than the parser goes
+        raise RemoteProtocolError("not a JSON message", CloseCode.INVALID_DATA) from None
+    if not isinstance(values, dict):
+        raise BadMessage("a message is a JSON object")
+    kind = values.get("type")
+    cls = TEXT_MESSAGES.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise BadMessage("a message of an unknown type")
+    return _build(cls, values)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _build(cls: type[Message], values: dict[str, Any]) -> Message:
+    """An instance of cls from a JSON object: lists become tuples, UUIDs are parsed."""
+    known = {f.name: _parse(f.name, values[f.name]) for f in fields(cls) if f.name in values}
+    try:
+        return cls(**known)
+    except TypeError as missing:
+        raise BadMessage(f"{cls.kind} lacks a field: {missing}") from None
+
+
+def _parse(name: str, value: Any) -> Any:
+    if name == "transfer" and isinstance(value, str):
+        try:
+            return UUID(value)
+        except ValueError:
+            raise BadMessage("transfer must be a UUID") from None
+    if name in ("ranges", "codecs"):
+        if not isinstance(value, list):
+            raise BadMessage(f"{name} must be a list")
+        return tuple(_pair(item) if name == "ranges" else item for item in value)
+    return value
+
+
+def _pair(item: object) -> tuple[object, object]:
+    if not (isinstance(item, list) and len(item) == 2):
+        raise BadMessage("ranges must be [offset, length] pairs")
+    return item[0], item[1]

@@ -1,0 +1,139 @@
+"""When each message may be said, and by whom: every transition of the protocol, as data.
+
+This file owns the transitions; nobody outside sets a state. One table judges both ends: what we
+send is looked up exactly as what we receive is, so our own mistakes are caught as hard as theirs.
+A look-up that fails names the state and the message.
+
+A transfer's conversation::
+
+    IDLE --request--> REQUESTED --offer--> OFFERED --start--> SENDING --end--> ENDED --landed--> CLOSED
+                                                              chunk, ack       ack
+
+* The agent ends it with `abort`, which needs no answer: CLOSED.
+* The server ends it with `cancel` or `abort`: STOPPING, until the agent confirms with `abort`. Only
+  then may the server ask again, so that chunks still on their way can never be taken for new ones.
+* Both ends speak at once, so a message may be overtaken by the end of its conversation. `LATE` lists
+  what may still arrive then; it is dropped without a word.
+* There is no repeating a `request`: the socket loses nothing. A server that gets no answer cancels,
+  waits for the confirmation and asks anew.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from .messages import (
+    Abort,
+    Ack,
+    Cancel,
+    Chunk,
+    End,
+    Heartbeat,
+    Hello,
+    Landed,
+    Message,
+    Offer,
+    Request,
+    Start,
+    Welcome,
+)
+
+
+class Side(Enum):
+    """Who speaks."""
+
+    AGENT = "agent"
+    SERVER = "server"
+
+    @property
+    def peer(self) -> "Side":
+        return Side.SERVER if self is Side.AGENT else Side.AGENT
+
+
+class Link(Enum):
+    """The conversation as a whole."""
+
+    NEW = "new"
+    GREETED = "greeted"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Stage(Enum):
+    """The conversation about one transfer."""
+
+    IDLE = "idle"
+    REQUESTED = "requested"
+    OFFERED = "offered"
+    SENDING = "sending"
+    ENDED = "ended"
+    STOPPING = "stopping"
+    CLOSED = "closed"
+
+
+Moves = Mapping[Side, Mapping[type[Message], Stage]]
+
+LINK_MOVES: Mapping[Link, Mapping[Side, Mapping[type[Message], Link]]] = {
+    Link.NEW: {
+        Side.AGENT: {Hello: Link.GREETED},
+        Side.SERVER: {Abort: Link.CLOSED},
+    },
+    Link.GREETED: {
+        Side.AGENT: {Abort: Link.CLOSED},
+        Side.SERVER: {Welcome: Link.OPEN, Abort: Link.CLOSED},
+    },
+    Link.OPEN: {
+        Side.AGENT: {Heartbeat: Link.OPEN, Abort: Link.CLOSED},
+        Side.SERVER: {Heartbeat: Link.OPEN, Abort: Link.CLOSED},
+    },
+    Link.CLOSED: {},
+}
+
+_SERVER_STOPS: Mapping[type[Message], Stage] = {Cancel: Stage.STOPPING, Abort: Stage.STOPPING}
+
+STAGE_MOVES: Mapping[Stage, Moves] = {
+    Stage.IDLE: {Side.SERVER: {Request: Stage.REQUESTED}},
+    Stage.REQUESTED: {
+        Side.SERVER: _SERVER_STOPS,
+        Side.AGENT: {Offer: Stage.OFFERED, Abort: Stage.CLOSED},
+    },
+    Stage.OFFERED: {
+        Side.SERVER: {Start: Stage.SENDING, **_SERVER_STOPS},
+        Side.AGENT: {Abort: Stage.CLOSED},
+    },
+    Stage.SENDING: {
+        Side.SERVER: {Ack: Stage.SENDING, **_SERVER_STOPS},
+        Side.AGENT: {Chunk: Stage.SENDING, End: Stage.ENDED, Abort: Stage.CLOSED},
+    },
+    Stage.ENDED: {
+        Side.SERVER: {Ack: Stage.ENDED, Landed: Stage.CLOSED, **_SERVER_STOPS},
+        Side.AGENT: {Abort: Stage.CLOSED},
+    },
+    Stage.STOPPING: {Side.AGENT: {Abort: Stage.CLOSED}},
+    Stage.CLOSED: {Side.SERVER: {Request: Stage.REQUESTED}},
+}
+
+LATE: Mapping[Stage, Mapping[Side, frozenset[type[Message]]]] = {
+    # The server has stopped it; the agent does not know yet.
+    Stage.STOPPING: {Side.AGENT: frozenset({Offer, Chunk, End})},
+    # The agent has aborted it, and the server does not know yet; or it has landed while the agent
+    # gave up waiting.
+    Stage.CLOSED: {
+        Side.SERVER: frozenset({Start, Ack, Landed, Cancel, Abort}),
+        Side.AGENT: frozenset({Abort}),
+    },
+}
+
+
+def next_link(link: Link, speaker: Side, message: Message) -> Link | None:
+    """The link after this message, or None where the table does not allow it."""
+    return LINK_MOVES[link].get(speaker, {}).get(type(message))
+
+
+def next_stage(stage: Stage, speaker: Side, message: Message) -> Stage | None:
+    """The transfer's stage after this message, or None where the table does not allow it."""
+    return STAGE_MOVES[stage].get(speaker, {}).get(type(message))
+
+
+def is_late(stage: Stage, speaker: Side, message: Message) -> bool:
+    """Whether this message was overtaken by the end of its conversation and is to be dropped."""
+    return type(message) in LATE.get(stage, {}).get(speaker, frozenset())

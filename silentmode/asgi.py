@@ -1,0 +1,29 @@
+"""The ASGI application: `daphne silentmode.asgi:application`. Django first, then one router."""
+
+import os
+import sys
+from typing import Any
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import path, re_path
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "silentmode.settings")
+try:
+    django_application = get_asgi_application()
+except ImproperlyConfigured as bad:
+    sys.exit(f"silentmode cannot start: {bad}")
+
+from transfers import recovery
+from transfers.consumers import AgentConsumer, refuse
+
+recovery.at_start()
+
+# Django's types know views only; channels routes to ASGI applications.
+routes: list[Any] = [
+    path("ws/agent/<client_id>/", AgentConsumer.as_asgi()),  # type: ignore[arg-type]
+    re_path("", refuse),  # type: ignore[arg-type]
+]
+
+application = ProtocolTypeRouter({"http": django_application, "websocket": URLRouter(routes)})

@@ -1,0 +1,11 @@
+"""Where everything is on the web."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+handler404 = "transfers.views.not_found"
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("transfers.urls")),
+]

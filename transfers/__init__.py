@@ -1,0 +1,1 @@
+"""The server: clients, transfers, and everything that arrives."""

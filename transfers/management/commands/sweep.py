@@ -1,0 +1,22 @@
+"""`manage.py sweep`: puts right what a crash left, expires deadlines, reports what is missing."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from transfers import recovery
+
+
+class Command(BaseCommand):
+    help = (
+        "Puts right what a crash left behind and expires deadlines. Safe beside a running server."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        report = recovery.sweep()
+        self.stdout.write(
+            f"{report.interrupted} interrupted, {report.completed} completed, {report.expired} expired, "
+            f"{report.removed} leftover partial files removed, {len(report.missing)} landed files missing."
+        )
+        for name in report.missing:
+            self.stdout.write(f"missing: {name}")

@@ -1,0 +1,440 @@
+"""Clients and transfers: the status table, and the only ways to change a status.
+
+Nobody outside this file assigns a status. Every change is a compare-and-set: it names the status
+(and, for whoever holds a connection, the epoch) that it expects, and when the row says otherwise
+somebody else got there first, `StatusConflict` says so, and nothing has changed.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import IntegrityError, models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from agent.wire.errors import ERRORS
+
+from . import dispatch, storage
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 15
+"""Seconds between heartbeats: under daphne's 20 s of silence before it sends a ping of its own."""
+
+LEASE = timedelta(seconds=3 * HEARTBEAT)
+"""A client is online for this long after each sign of life."""
+
+MAX_SOURCE_CHANGES = 3
+"""Fresh starts after the source changed under the reader."""
+
+CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Only what may stand in a URL, a file name and the name of a channel-layer group."""
+
+client_id_validator = RegexValidator(
+    rf"\A{CLIENT_ID.pattern}\Z",
+    "A client id has 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or "
+    "a digit.",
+)
+
+
+def is_client_id(name: str) -> bool:
+    return CLIENT_ID.fullmatch(name) is not None
+
+
+class ClientQuerySet(models.QuerySet["Client"]):
+    def online(self) -> Self:
+        return self.filter(online_until__gt=timezone.now())
+
+
+class Client(models.Model):
+    """A machine that files are pulled from. Presence is a lease, never a flag that a crash leaves set."""
+
+    id = models.CharField(
+        "client id", primary_key=True, max_length=64, validators=[client_id_validator]
+    )
+    token_sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    epoch = models.PositiveBigIntegerField(default=0, editable=False)
+    online_until = models.DateTimeField(null=True, editable=False)
+    last_seen = models.DateTimeField(null=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    platform = models.CharField(max_length=255, blank=True, editable=False)
+    hostname = models.CharField(max_length=255, blank=True, editable=False)
+    agent_version = models.CharField(max_length=255, blank=True, editable=False)
+    labels = models.JSONField(default=list, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ClientQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def online(self) -> bool:
+        return self.online_until is not None and self.online_until > timezone.now()
+
+    def came_online(self, *, platform: str, hostname: str, agent_version: str) -> int:
+        """A connection was accepted: its epoch, one higher than any before it."""
+        now = timezone.now()
+        with transaction.atomic():
+            Client.objects.filter(pk=self.pk).update(
+                epoch=F("epoch") + 1,
+                online_until=now + LEASE,
+                last_seen=now,
+                platform=platform,
+                hostname=hostname,
+                agent_version=agent_version,
+            )
+            self.refresh_from_db()
+        return self.epoch
+
+    def seen(self, epoch: int) -> bool:
+        """Renew the lease. False: a newer connection holds it, or the client is revoked."""
+        now = timezone.now()
+        mine = Client.objects.filter(pk=self.pk, epoch=epoch, revoked_at=None)
+        return bool(mine.update(online_until=now + LEASE, last_seen=now))
+
+    def went_offline(self, epoch: int) -> None:
+        """The connection of this epoch ended; a newer one keeps its lease."""
+        now = timezone.now()
+        Client.objects.filter(pk=self.pk, epoch=epoch).update(online_until=now)
+
+    def revoke(self) -> None:
+        """Refuse this client from now on, and close its connection."""
+        now = timezone.now()
+        Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
+        self.refresh_from_db(fields=["revoked_at"])
+        transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued"
+    REQUESTED = "requested"
+    RECEIVING = "receiving"
+    INTERRUPTED = "interrupted"
+    VERIFYING = "verifying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+PENDING = frozenset({Status.QUEUED, Status.INTERRUPTED})
+"""Waits for its client."""
+
+ACTIVE = frozenset({Status.REQUESTED, Status.RECEIVING, Status.VERIFYING})
+"""A connection works on it."""
+
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+_ENDS = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+ALLOWED: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.REQUESTED}) | _ENDS,
+    Status.REQUESTED: frozenset({Status.RECEIVING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
+    Status.RECEIVING: frozenset({Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
+    Status.INTERRUPTED: frozenset({Status.REQUESTED}) | _ENDS,
+    # A crash may leave a row here with its file already landed, or not yet: see `recovery`.
+    Status.VERIFYING: frozenset({Status.COMPLETED, Status.INTERRUPTED}) | _ENDS,
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset(),
+    Status.EXPIRED: frozenset(),
+}
+
+
+class StatusConflict(Exception):
+    """The table does not allow this change, or somebody else changed the row first."""
+
+    def __init__(self, transfer: "Transfer", wanted: str) -> None:
+        self.status = transfer.status
+        super().__init__(f"Transfer {transfer.pk} is {transfer.status}; it cannot become {wanted}.")
+
+
+class Transfer(models.Model):
+    """One request for one file: lives from the request until it has landed or failed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    client = models.ForeignKey(Client, on_delete=models.PROTECT, related_name="transfers")
+    path = models.TextField(null=True)
+    """On the client; null stands for the agent's own `--file`."""
+    status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)
+    epoch = models.PositiveBigIntegerField(default=0)
+    attempts = models.PositiveIntegerField(default=0)
+    source_changes = models.PositiveSmallIntegerField(default=0)
+
+    name = models.CharField(max_length=255, blank=True)
+    size = models.BigIntegerField(null=True)
+    fingerprint = models.CharField(max_length=200, blank=True)
+    received = models.BigIntegerField(default=0)
+    checkpoint = models.BigIntegerField(default=0)
+    source_sha256 = models.CharField(max_length=64, blank=True)
+    sha256 = models.CharField(max_length=64, blank=True)
+    file = models.CharField(max_length=255, null=True, unique=True)
+
+    error_code = models.CharField(
+        max_length=32, blank=True, choices=[(code, code) for code in ERRORS]
+    )
+    error_detail = models.TextField(blank=True)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    idempotency_key = models.CharField(max_length=255, null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    deadline = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("requested_by", "idempotency_key"), name="one_transfer_per_idempotency_key"
+            ),
+        )
+        indexes = (
+            models.Index(fields=("client", "status")),
+            models.Index(fields=("status",)),
+            models.Index(fields=("-created_at", "-id")),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name or self.path or 'the default file'} from {self.client_id}"
+
+    @property
+    def partial_path(self) -> Path:
+        return settings.PARTIAL_DIR / f"{self.pk}.part"
+
+    @property
+    def landed_path(self) -> Path | None:
+        """Where the landed file is; None before a name was reserved."""
+        return settings.DOWNLOADS_DIR / self.file if self.file else None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def is_being_written(self) -> bool:
+        """Whether a live connection, in any process, has the partial file open."""
+        return storage.is_busy(self.partial_path)
+
+    # Changes of status -----------------------------------------------------------------------
+
+    def _move(self, wanted: Status, *, holder: int | None = None, **values: Any) -> None:
+        """Compare-and-set from the status this object was loaded with. Raises StatusConflict.
+
+        With `holder`, the row must still belong to the connection of that epoch.
+        """
+        row = Transfer.objects.filter(pk=self.pk, status=self.status)
+        if holder is not None:
+            row = row.filter(epoch=holder)
+        allowed = wanted in ALLOWED[Status(self.status)]
+        if not allowed or not row.update(status=wanted, **values):
+            self.refresh_from_db()
+            raise StatusConflict(self, wanted)
+        self.refresh_from_db()
+
+    def claim(self, epoch: int) -> None:
+        """The connection of this epoch takes the transfer on, to ask its agent. Raises StatusConflict.
+
+        A row that an older connection left active is let go first, unless it needs no agent any more.
+        """
+        if self.status == Status.VERIFYING and (self.is_being_written or self.finish_landing()):
+            raise StatusConflict(self, Status.REQUESTED)
+        if self.status in ACTIVE and self.epoch <= epoch:
+            self.link_lost(self.epoch)
+        self._move(Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=F("attempts") + 1)
+
+    def link_lost(self, epoch: int) -> None:
+        """The connection ended: wait for the client to come back."""
+        wanted = Status.INTERRUPTED if self._has_bytes else Status.QUEUED
+        self._move(wanted, holder=epoch)
+
+    @property
+    def _has_bytes(self) -> bool:
+        return self.checkpoint > 0 or self.status == Status.VERIFYING
+
+    def offered(
+        self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
+    ) -> None:
+        """The agent opened the source; bytes from `checkpoint` on are about to come."""
+        self._move(
+            Status.RECEIVING,
+            holder=epoch,
+            name=name,
+            size=size,
+            fingerprint=fingerprint,
+            checkpoint=checkpoint,
+            received=checkpoint,
+            started_at=self.started_at or timezone.now(),
+        )
+
+    def progressed(self, epoch: int, *, received: int, checkpoint: int) -> None:
+        """Record what has arrived and what is on disk for certain. Raises StatusConflict."""
+        row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status=Status.RECEIVING)
+        if not row.update(received=received, checkpoint=checkpoint):
+            self.refresh_from_db()
+            raise StatusConflict(self, Status.RECEIVING)
+        self.received, self.checkpoint = received, checkpoint
+
+    def source_changed(self, epoch: int, detail: str) -> None:
+        """Start again from 0, or fail once that happened too often."""
+        if self.source_changes >= MAX_SOURCE_CHANGES:
+            self.fail(epoch, "source_changed", detail)
+            return
+        changes = F("source_changes") + 1
+        self._move(Status.QUEUED, holder=epoch, source_changes=changes, checkpoint=0, received=0)
+
+    def verified(self, epoch: int, *, sha256: str) -> Path:
+        """Digest and size agree: reserve the name it lands under; the path. Raises StatusConflict.
+
+        The name is on the row before the rename, so that a crash between the two is told apart from
+        one before the rename.
+        """
+        stamp = timezone.now().strftime("%Y%m%dT%H%M%SZ")
+        for number in range(1, 10_000):
+            file = storage.landed_name(self.client_id, stamp, self.name, number)
+            if (settings.DOWNLOADS_DIR / file).exists():
+                continue
+            try:
+                with transaction.atomic():
+                    self._move(
+                        Status.VERIFYING,
+                        holder=epoch,
+                        file=file,
+                        source_sha256=sha256,
+                        received=self.size,
+                    )
+            except IntegrityError:
+                continue  # another transfer has reserved this name
+            return Path(settings.DOWNLOADS_DIR / file)
+        raise RuntimeError(f"no free name for {self} in {settings.DOWNLOADS_DIR}")
+
+    def landed(self, epoch: int) -> None:
+        """The file is in its place, verified and synced."""
+        self._move(
+            Status.COMPLETED, holder=epoch, sha256=F("source_sha256"), finished_at=timezone.now()
+        )
+
+    def finish_landing(self) -> bool:
+        """Complete a row whose writer died between the rename and this row's last change; whether.
+
+        The rename comes only after verifying and syncing, so a file under the reserved name whose
+        partial file is gone has landed.
+        """
+        path = self.landed_path
+        if path is None or self.partial_path.exists() or not path.exists():
+            return False
+        self.landed(self.epoch)
+        return True
+
+    def fail(self, epoch: int, code: str, detail: str = "", *, keep: bool = True) -> None:
+        """End with an error of the table. Without `keep` the partial file is not to be resumed."""
+        values: dict[str, Any] = {} if keep else {"checkpoint": 0, "received": 0}
+        self._move(Status.FAILED, holder=epoch, **self._error(code, detail), **values)
+
+    @staticmethod
+    def _error(code: str, detail: str = "") -> dict[str, Any]:
+        info = ERRORS[code]
+        return {
+            "error_code": code,
+            "error_detail": detail or info.sentence,
+            "finished_at": timezone.now(),
+        }
+
+    def cancel(self) -> None:
+        """An operator wants it no more. Raises StatusConflict when it is final already."""
+        self._move(Status.CANCELLED, **self._error("cancelled"))
+        self._withdraw()
+
+    def retry(self) -> None:
+        """A new start of a failed transfer. Raises StatusConflict."""
+        self._move(
+            Status.QUEUED,
+            error_code="",
+            error_detail="",
+            finished_at=None,
+            source_changes=0,
+            sha256="",
+        )
+        self._ring()
+
+    def _withdraw(self) -> None:
+        """Nobody wants it: tell its connection, if it has one, and remove what has arrived."""
+        self._ring()
+        transaction.on_commit(self.discard_partial)
+
+    def discard_partial(self) -> bool:
+        """Remove the partial file unless a live connection has it open, which then does it; whether."""
+        try:
+            return storage.discard(self.partial_path)
+        except (storage.PartialBusy, storage.StorageError) as reason:
+            log.info("left %s for later: %r", self.partial_path, reason)
+            return False
+
+    def _ring(self) -> None:
+        transaction.on_commit(lambda: dispatch.ring_from_sync(self.client_id))
+
+    @classmethod
+    def expire_due(cls, client_id: str | None = None) -> int:
+        """Expire what is past its deadline, of one client or of all; how many."""
+        due = cls.objects.exclude(status__in=FINAL).filter(deadline__lte=timezone.now())
+        if client_id is not None:
+            due = due.filter(client_id=client_id)
+        expired = 0
+        for transfer in due:
+            try:
+                transfer._move(Status.EXPIRED, **cls._error("expired"))
+            except StatusConflict:
+                continue  # it just landed, or was cancelled
+            transfer._withdraw()
+            expired += 1
+        return expired
+
+    # Looking ------------------------------------------------------------------------------------
+
+    @classmethod
+    def waiting_for(cls, client_id: str, epoch: int) -> models.QuerySet["Transfer"]:
+        """What the connection of this epoch should ask for, oldest first.
+
+        That is also what an older connection left active; and what this one did, unless it is at it.
+        """
+        left_behind = Q(status__in=ACTIVE, epoch__lte=epoch)
+        return cls.objects.filter(
+            Q(status__in=PENDING) | left_behind, client_id=client_id
+        ).order_by("created_at")
+
+    @classmethod
+    def ask(
+        cls,
+        client: Client,
+        path: str | None = None,
+        *,
+        requested_by: Any = None,
+        deadline: Any = None,
+        idempotency_key: str | None = None,
+    ) -> tuple["Transfer", bool]:
+        """The one way to ask for a file: the transfer, and whether it is new.
+
+        The same user and idempotency key give the first request's transfer again.
+        """
+        values = {"client": client, "path": path, "deadline": deadline}
+        if idempotency_key is None:
+            transfer, new = cls.objects.create(requested_by=requested_by, **values), True
+        else:
+            transfer, new = cls.objects.get_or_create(
+                requested_by=requested_by, idempotency_key=idempotency_key, defaults=values
+            )
+        if new:
+            transfer._ring()
+        return transfer, new

@@ -1,0 +1,79 @@
+"""What the server shows of transfers on its console: log lines, and a bar each on a terminal.
+
+A bar is a callback that the intake does not understand. Where standard error is no terminal, plain
+lines stand in for it, one for every tenth.
+"""
+
+import logging
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines on standard error, written above any bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def shown(name: str) -> str:
+    """A name from an agent as it may appear on a console: control and bidi characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+class Progress:
+    """The progress of one arriving file; a context manager."""
+
+    def __init__(self, name: str, client: str, size: int, done: int = 0) -> None:
+        self._label = f"Receiving {shown(name)}"
+        self._size = size
+        self._done = done
+        self._tenth = self._tenths()
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=size, initial=done, desc=f"[server] {self._label} from {client}",
+                unit="B", unit_scale=True, dynamic_ncols=True, leave=False,
+            )  # fmt: skip
+
+    def _tenths(self) -> int:
+        return self._done * 10 // self._size if self._size else 10
+
+    def update(self, done: int) -> None:
+        """`done` bytes of the file are written."""
+        if self._bar is not None:
+            self._bar.update(done - self._done)
+        self._done = done
+        if self._tenths() > self._tenth:
+            self._tenth = self._tenths()
+            if self._bar is None and self._tenth < 10:
+                log.info("%s: %.1f%%", self._label, 100 * done / self._size)
+
+    def finish(self) -> None:
+        """All bytes are there: the last line says so, on a terminal too."""
+        self.close()
+        log.info("%s: 100.0%%", self._label)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

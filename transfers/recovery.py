@@ -1,0 +1,102 @@
+"""Putting right what a crash left behind: at start-up, and in `manage.py sweep`."""
+
+import logging
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.conf import settings
+from django.core.checks import ERROR, run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError
+
+from . import storage
+from .models import ACTIVE, FINAL, Status, StatusConflict, Transfer
+
+ORPHAN_SECONDS = 24 * 3600
+"""A partial file that no transfer needs is removed after this long without a write."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Report:
+    """What a sweep has done and found."""
+
+    interrupted: int = 0
+    completed: int = 0
+    expired: int = 0
+    removed: int = 0
+    missing: tuple[str, ...] = ()
+    """Files of `completed` transfers that are not in the downloads any more."""
+
+
+def at_start() -> None:
+    """Before the first connection: stop on a deploy mistake, and sweep.
+
+    Raises ImproperlyConfigured: the sentence says what to do.
+    """
+    problems = [problem for problem in run_checks(tags=["silentmode"]) if problem.level >= ERROR]
+    if problems:
+        raise ImproperlyConfigured(
+            " ".join(f"{problem.msg} {problem.hint}" for problem in problems)
+        )
+    try:
+        report = sweep()
+    except DatabaseError as error:
+        raise ImproperlyConfigured(
+            f"The database is not ready ({error}). Run `manage.py migrate`."
+        ) from None
+    log.info("Start-up: %s", report)
+
+
+def sweep() -> Report:
+    """Put every row and every partial file right. Safe beside running servers."""
+    report = Report(expired=Transfer.expire_due())
+    for transfer in Transfer.objects.filter(status__in=ACTIVE).select_related("client"):
+        _settle(transfer, report)
+    report.missing = tuple(
+        transfer.file or ""
+        for transfer in Transfer.objects.filter(status=Status.COMPLETED).iterator()
+        if transfer.landed_path is None or not transfer.landed_path.is_file()
+    )
+    for name in report.missing:
+        log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
+    report.removed = _remove_orphans()
+    return report
+
+
+def _settle(transfer: Transfer, report: Report) -> None:
+    """An active row whose connection is gone waits for its client again, or has landed."""
+    if transfer.is_being_written:
+        return  # a live connection, in this or another process
+    try:
+        if transfer.status == Status.VERIFYING and transfer.finish_landing():
+            report.completed += 1
+        elif transfer.status != Status.REQUESTED or not transfer.client.online:
+            transfer.link_lost(transfer.epoch)
+            report.interrupted += 1
+    except StatusConflict as conflict:
+        log.info("sweep: %s", conflict)  # a connection has just taken it on
+
+
+def _remove_orphans() -> int:
+    """Remove partial files that have no row, or whose row is final, after a day."""
+    removed = 0
+    oldest = time.time() - ORPHAN_SECONDS
+    for path in settings.PARTIAL_DIR.glob("*.part"):
+        try:
+            if path.stat().st_mtime > oldest or _is_needed(path.stem):
+                continue
+            removed += storage.discard(path)
+        except (FileNotFoundError, storage.PartialBusy) as reason:
+            log.info("sweep: left %s: %r", path.name, reason)
+    return removed
+
+
+def _is_needed(stem: str) -> bool:
+    try:
+        pk = UUID(stem)
+    except ValueError:
+        return False
+    return Transfer.objects.filter(pk=pk).exclude(status__in=FINAL).exists()

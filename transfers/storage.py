@@ -1,0 +1,256 @@
+"""Files on the server's disk: a partial file that grows, survives crashes and lands whole. No Django.
+
+What makes a landed file trustworthy:
+
+* Bytes are hashed in the same pass that writes them, and only ever written at the expected offset.
+* `checkpoint` says what is on disk for certain (fdatasync); a resume truncates to the recorded
+  checkpoint and never trusts the file's size, which after a power loss can be all zeros.
+* `land` syncs the file before the rename and the directory after it.
+* An exclusive lock on the partial file fences two writers off, across connections and processes.
+
+A failing write or sync raises `StorageError` once; a sync is never tried again on the same file,
+because the kernel forgets the failure together with the pages (LWN 752063, "fsyncgate").
+
+Everything here blocks: call it from a thread.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from agent.wire.session import SourceDigest
+
+READ_SIZE = 1024 * 1024
+MAX_LABEL = 100
+"""Characters of the agent's file name that are kept in the name of a landed file."""
+
+MAX_SUFFIX = 15
+"""Longest `.suffix` that is told from the rest of a name, and kept when the name is cut."""
+
+IOV_MAX = 1024
+"""Buffers in one writev at most (POSIX IOV_MAX on Linux and macOS)."""
+
+Buffer = bytes | memoryview
+
+
+class StorageError(Exception):
+    """The disk failed us. `code` is from the table of error codes."""
+
+    def __init__(self, error: OSError) -> None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        self.code = "storage_full" if full else "storage_error"
+        super().__init__(
+            f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
+        )
+
+
+class PartialBusy(Exception):
+    """Another writer holds this partial file."""
+
+
+class PartialLost(Exception):
+    """The partial file is shorter than its checkpoint, or gone: start from 0."""
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(error) from error
+
+
+def make_directory(path: Path) -> None:
+    """The directory, private to the server's user. Raises StorageError."""
+    with _disk_errors():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make creations and renames in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class PartialFile:
+    """A file that is arriving. `offset` is where the next byte goes; close it in the end."""
+
+    def __init__(self, path: Path, descriptor: int, offset: int) -> None:
+        self.path = path
+        self.offset = offset
+        self.checkpointed = offset
+        self._descriptor = descriptor
+        self._digest = SourceDigest()
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new, empty partial file. One that is there is discarded first.
+
+        Raises PartialBusy, StorageError.
+        """
+        discard(path)
+        with _disk_errors():
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+            partial = cls(path, descriptor, 0)
+            partial._prepare()
+            sync_directory(path.parent)  # or a power loss takes the name, checkpoints and all
+        return partial
+
+    @classmethod
+    def resume(cls, path: Path, checkpoint: int) -> Self:
+        """The partial file of an earlier attempt, cut back to `checkpoint`.
+
+        Feed the digest with `rehash` before the first `write`. Raises PartialBusy, PartialLost,
+        StorageError.
+        """
+        with _disk_errors():
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise PartialLost(path) from None
+            partial = cls(path, descriptor, checkpoint)
+            partial._prepare()
+        return partial
+
+    def _prepare(self) -> None:
+        try:
+            _lock(self._descriptor)
+            if os.fstat(self._descriptor).st_size < self.offset:
+                raise PartialLost(self.path)
+            os.ftruncate(self._descriptor, self.offset)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the digest has caught up with the bytes in the file."""
+        return self._digest.position == self.offset
+
+    def rehash(self, most: int = 16 * READ_SIZE) -> None:
+        """Feed the digest with up to `most` bytes that an earlier attempt left. Raises StorageError."""
+        end = min(self.offset, self._digest.position + most)
+        with _disk_errors():
+            while self._digest.position < end:
+                size = min(READ_SIZE, end - self._digest.position)
+                data = os.pread(self._descriptor, size, self._digest.position)
+                if not data:
+                    raise OSError(errno.EIO, "the partial file became shorter while it was read")
+                self._digest.update(data)
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Append and hash the buffers, in order, at `offset`. Raises StorageError."""
+        with _disk_errors():
+            for first in range(0, len(buffers), IOV_MAX):
+                self._write_all(list(buffers[first : first + IOV_MAX]))
+        for buffer in buffers:
+            self._digest.update(buffer)
+
+    def _write_all(self, buffers: list[Buffer]) -> None:
+        while buffers:
+            written = os.pwritev(self._descriptor, buffers, self.offset)
+            self.offset += written
+            while buffers and written >= len(buffers[0]):
+                written -= len(buffers.pop(0))
+            if buffers:  # a short write: the disk is nearly full, or a signal came
+                buffers[0] = memoryview(buffers[0])[written:]
+
+    def checkpoint(self) -> int:
+        """Sync what is written; the offset up to which bytes are on disk. Raises StorageError."""
+        with _disk_errors():
+            _fdatasync(self._descriptor)
+        self.checkpointed = self.offset
+        return self.offset
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all bytes in the file."""
+        return self._digest.hexdigest(self.offset)
+
+    def land(self, final: Path) -> None:
+        """Sync, rename to `final`, sync the directory: durable when it returns. Raises StorageError.
+
+        The caller has reserved the name: nobody else lands under it.
+        """
+        with _disk_errors():
+            os.fsync(self._descriptor)
+            os.rename(self.path, final)
+            sync_directory(final.parent)
+
+    def discard(self) -> None:
+        """Close, and remove the file."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Release the file and its lock. Closing twice is allowed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PartialBusy from None
+
+
+# macOS has no fdatasync; fsync promises at least as much.
+_fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+def is_busy(path: Path) -> bool:
+    """Whether somebody writes to this partial file right now, in any process."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        _lock(descriptor)
+    except PartialBusy:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def discard(path: Path) -> bool:
+    """Remove a partial file that nobody writes to. Whether there was one.
+
+    Raises PartialBusy, StorageError.
+    """
+    if is_busy(path):
+        raise PartialBusy(path)
+    with _disk_errors():
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def landed_name(client: str, stamp: str, name: str, number: int = 1) -> str:
+    """A safe file name `<client>_<stamp>_<label>` for what the agent calls `name`.
+
+    The agent's name is only ever a label: of its last component, letters, digits, dot, dash and
+    underscore of ASCII are kept (any other run becomes one underscore), at most 100 characters.
+    Leading dots go, so that nothing hides and no `..` is left. A `number` above 1 is for a name
+    that is taken: `till-2.db`.
+    """
+    base = re.split(r"[/\\]", name)[-1]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", base).lstrip(".") or "file"
+    stem, dot, suffix = label.rpartition(".")
+    if not stem or len(suffix) > MAX_SUFFIX:
+        stem, dot, suffix = label, "", ""
+    tail = (f"-{number}" if number > 1 else "") + dot + suffix
+    return f"{client}_{stamp}_{stem[: MAX_LABEL - len(tail)]}{tail}"
