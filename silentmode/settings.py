@@ -117,6 +117,9 @@ def _database() -> dict[str, Any]:
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": DATA_DIR / "db.sqlite3",
+            "TEST": {
+                "NAME": DATA_DIR / "test.sqlite3"
+            },  # a file: threads cannot share one in memory
             "OPTIONS": {
                 "timeout": 20,
                 "transaction_mode": "IMMEDIATE",

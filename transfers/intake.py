@@ -2,17 +2,14 @@
 
 An `Intake` is fed by the connection (`receive`, `link_lost`, `withdraw`: they only enqueue) and works
 in a task of its own (`run`), which always ends with the row in the right status and the partial file
-closed. Writing, hashing and syncing happen in threads; the credit given to the agent is what bounds
-the memory: at most `window` bytes are ever waiting to be written.
+closed. The credit given to the agent is what bounds the memory: at most one window of bytes is ever
+waiting to be written.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
@@ -31,26 +28,15 @@ from agent.wire.messages import (
     Start,
 )
 
+from .arrival import Arrival, in_thread
 from .models import MAX_SOURCE_CHANGES, Status, StatusConflict, Transfer
 from .progress import Progress, shown
-from .storage import PartialBusy, PartialFile, PartialLost, StorageError
-
-CHECKPOINT_BYTES = 64 * 1024**2
-CHECKPOINT_SECONDS = 5.0
-"""A checkpoint at the latest after so many bytes or so long: what a killed server asks for again."""
-
-PROGRESS_SECONDS = 2.0
-"""At most one write of mere progress to the database in this time (SQLite has one writer)."""
+from .storage import PartialBusy, StorageError
 
 BATCH_BYTES = 2 * 1024**2
 """Written in one go: few thread hops, and little that is written but not yet acknowledged."""
 
-BUSY_SECONDS = 60.0
-BUSY_POLL_SECONDS = 0.05
-"""How long, and how often, to try for a partial file that a dying connection still holds."""
-
 log = logging.getLogger(__name__)
-_threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="storage")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,11 +73,6 @@ class Refused(Exception):
 Event = Offer | Chunk | End | Abort | LinkLost | Withdrawn
 
 
-async def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads, lambda: function(*args, **kwargs))
-
-
 class Intake:
     """One transfer, claimed by the connection of `epoch`; `reply` sends a message to its agent."""
 
@@ -109,9 +90,7 @@ class Intake:
         self._clock = clock
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._leaving: LinkLost | Withdrawn | None = None
-        self._partial: PartialFile | None = None
-        self._begin = 0
-        self._checkpoint_at = self._progress_at = clock()
+        self._arrival: Arrival | None = None
 
     # Fed by the connection ----------------------------------------------------------------------
 
@@ -141,8 +120,8 @@ class Intake:
             log.exception("%s: failed inside", self.transfer)
             await self._fail_inside()
         finally:
-            if self._partial is not None:
-                self._partial.close()
+            if self._arrival is not None:
+                self._arrival.close()
 
     async def _run_to_an_end(self) -> None:
         try:
@@ -161,29 +140,29 @@ class Intake:
 
     async def _transfer(self) -> None:
         offer = await self._ask()
-        partial = self._partial = await self._open(offer)
-        self._begin = partial.offset
+        arrival = self._arrival = await self._open(offer)
+        begin = arrival.begin
         await self._row(
             Transfer.offered,
             name=offer.name,
             size=offer.size,
             fingerprint=offer.fingerprint,
-            checkpoint=self._begin,
+            checkpoint=begin,
         )
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
             shown(offer.name),
             self.transfer.client_id,
             offer.size,
-            f", from byte {self._begin}" if self._begin else "",
+            f", from byte {begin}" if begin else "",
         )
-        rest = (self._begin, offer.size - self._begin)
+        rest = (begin, offer.size - begin)
         await self._reply(Start(self.transfer.pk, (rest,), limit=settings.WINDOW))
-        with Progress(offer.name, self.transfer.client_id, offer.size, self._begin) as progress:
-            await self._rehash(partial)
-            end = await self._receive(partial, progress)
+        with Progress(offer.name, self.transfer.client_id, offer.size, begin) as progress:
+            await self._rehash(arrival)
+            end = await self._receive(arrival, progress)
             progress.finish()
-        await self._land(partial, offer, end)
+        await self._land(arrival, offer, end)
 
     async def _ask(self) -> Offer:
         fingerprint = self.transfer.fingerprint if self.transfer.checkpoint else None
@@ -209,71 +188,60 @@ class Intake:
             raise event
         return event
 
-    # The partial file ---------------------------------------------------------------------------
+    # The bytes ----------------------------------------------------------------------------------
 
-    async def _open(self, offer: Offer) -> PartialFile:
+    async def _open(self, offer: Offer) -> Arrival:
         """The partial file to go on with: the earlier attempt's where the source is still the same."""
         transfer = self.transfer
-        known = (transfer.fingerprint, transfer.size)
-        if transfer.checkpoint and known == (offer.fingerprint, offer.size):
-            with contextlib.suppress(PartialLost):
-                return await self._when_free(PartialFile.resume, transfer.checkpoint)
-        elif transfer.checkpoint and transfer.source_changes >= MAX_SOURCE_CHANGES:
+        same = (transfer.fingerprint, transfer.size) == (offer.fingerprint, offer.size)
+        if transfer.checkpoint and not same and transfer.source_changes >= MAX_SOURCE_CHANGES:
             raise Refused("source_changed", "The file changed between attempts, again and again.")
-        return await self._when_free(PartialFile.create)
+        try:
+            return await Arrival.open(
+                transfer.partial_path,
+                transfer.checkpoint if same else 0,
+                self._record,
+                give_up=lambda: self._leaving is not None,
+                clock=self._clock,
+            )
+        except PartialBusy:
+            raise self._leaving or Refused(
+                "storage_error", "Another process holds the partial file."
+            ) from None
 
-    async def _when_free(
-        self, opener: Callable[Concatenate[Path, P], PartialFile], *args: P.args, **kwargs: P.kwargs
-    ) -> PartialFile:
-        """Open once no other writer holds the file: a half-open old connection lets go soon."""
-        until = self._clock() + BUSY_SECONDS
-        while True:
-            try:
-                return await _in_thread(opener, self.transfer.partial_path, *args, **kwargs)
-            except PartialBusy:
-                if self._clock() > until or self._leaving:
-                    raise self._leaving or Refused(
-                        "storage_error", "Another process holds the partial file."
-                    ) from None
-                # The holder may be another process: there is no event to wait for.
-                await asyncio.sleep(BUSY_POLL_SECONDS)
-
-    async def _rehash(self, partial: PartialFile) -> None:
+    async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""
-        while not partial.hashed:
+        while not arrival.hashed:
             if self._leaving:
                 raise self._leaving
-            await _in_thread(partial.rehash)
+            await arrival.rehash()
 
-    async def _receive(self, partial: PartialFile, progress: Progress) -> End:
-        """Write chunks as they come, until `end`."""
+    async def _receive(self, arrival: Arrival, progress: Progress) -> End:
+        """Write chunks as they come, until `end`; give new credit for what is written."""
         while True:
-            chunks, last = await self._batch(partial)
+            chunks, last = await self._batch(arrival.checkpoint_in())
             if chunks:
-                await _in_thread(partial.write, [chunk.payload for chunk in chunks])
-                progress.update(partial.offset)
-            if chunks or last is None:
-                await self._keep_books(partial)
+                await arrival.write([chunk.payload for chunk in chunks])
+                progress.update(arrival.offset)
+            await arrival.keep_books()
             if isinstance(last, End):
                 return last
             if isinstance(last, Abort):
                 raise AgentAborted(last)
             if last is not None:
                 raise last
+            if chunks:
+                await self._acknowledge(arrival)
 
     async def _batch(
-        self, partial: PartialFile
+        self, due: float | None
     ) -> tuple[list[Chunk], End | Abort | LinkLost | Withdrawn | None]:
         """The chunks that are waiting, up to a batch, and what came after them, if it ended them.
 
-        Neither, when a checkpoint is due and nothing comes.
+        Neither, when nothing comes for `due` seconds.
         """
         chunks: list[Chunk] = []
         size = 0
-        unsynced = partial.offset > partial.checkpointed
-        due = (
-            max(0.0, self._checkpoint_at + CHECKPOINT_SECONDS - self._clock()) if unsynced else None
-        )
         try:
             async with asyncio.timeout(due):
                 event = await self._events.get()
@@ -289,44 +257,26 @@ class Intake:
             raise TypeError("a second offer passed the table")
         return chunks, event
 
-    async def _keep_books(self, partial: PartialFile) -> None:
-        """Checkpoint where it is due, record progress, and give the agent new credit."""
-        now = self._clock()
-        unsynced = partial.offset - partial.checkpointed
-        if unsynced >= CHECKPOINT_BYTES or (
-            unsynced and now >= self._checkpoint_at + CHECKPOINT_SECONDS
-        ):
-            await self._checkpoint(partial)
-        elif now >= self._progress_at + PROGRESS_SECONDS:
-            await self._record(partial)
-        written = partial.offset - self._begin
-        await self._reply(
-            Ack(self.transfer.pk, written, written + settings.WINDOW, partial.checkpointed)
-        )
+    async def _acknowledge(self, arrival: Arrival) -> None:
+        written = arrival.offset - arrival.begin
+        limit = written + settings.WINDOW
+        await self._reply(Ack(self.transfer.pk, written, limit, arrival.checkpointed))
 
-    async def _checkpoint(self, partial: PartialFile) -> None:
-        await _in_thread(partial.checkpoint)
-        self._checkpoint_at = self._clock()
-        await self._record(partial)
+    async def _record(self, received: int, checkpoint: int) -> None:
+        await self._row(Transfer.progressed, received=received, checkpoint=checkpoint)
 
-    async def _record(self, partial: PartialFile) -> None:
-        self._progress_at = self._clock()
-        await self._row(
-            Transfer.progressed, received=partial.offset, checkpoint=partial.checkpointed
-        )
-
-    async def _land(self, partial: PartialFile, offer: Offer, end: End) -> None:
+    async def _land(self, arrival: Arrival, offer: Offer, end: End) -> None:
         """Verify, sync, rename, and only then say so."""
         if end.fingerprint != offer.fingerprint:
             raise Refused("source_changed", "The file changed while it was read.")
-        if partial.hexdigest() != end.sha256:
+        if arrival.hexdigest() != end.sha256:
             raise Refused(
                 "checksum_mismatch",
-                f"{offer.name}: the agent read {end.sha256}, {partial.hexdigest()} arrived.",
+                f"{offer.name}: the agent read {end.sha256}, {arrival.hexdigest()} arrived.",
                 keep=False,
             )
         final = await self._row(Transfer.verified, sha256=end.sha256)
-        await _in_thread(partial.land, final)
+        await arrival.land(final)
         await self._row(Transfer.landed)
         log.info("Finished receiving from %s", self.transfer.client_id)
         log.info("Final SHA256: %s", end.sha256)
@@ -339,8 +289,8 @@ class Intake:
     async def _interrupted(self) -> None:
         """The link is lost: keep all that arrived."""
         try:
-            if self._partial is not None and self._partial.offset > self._partial.checkpointed:
-                await self._checkpoint(self._partial)
+            if self._arrival is not None:
+                await self._arrival.checkpoint()
             await self._row(Transfer.link_lost)
         except StatusConflict:
             await self._withdrawn()
@@ -364,10 +314,10 @@ class Intake:
 
     async def _discard(self) -> None:
         """Remove what arrived, also where it was ended between the rename and the row."""
-        if self._partial is not None:
-            await _in_thread(self._partial.discard)
+        if self._arrival is not None:
+            await self._arrival.discard()
         if self.transfer.landed_path is not None:
-            await _in_thread(self.transfer.landed_path.unlink, missing_ok=True)
+            await in_thread(self.transfer.landed_path.unlink, missing_ok=True)
 
     async def _aborted(self, abort: Abort) -> None:
         """The agent gave up; it sends nothing more, and waits for nothing."""
@@ -382,8 +332,8 @@ class Intake:
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
         """We give up: the row first, then the agent."""
         log.warning("%s: %s: %s", self._label, code, shown(detail))
-        if not keep and self._partial is not None:
-            await _in_thread(self._partial.discard)
+        if not keep and self._arrival is not None:
+            await self._arrival.discard()
         try:
             await self._fail(code, detail, keep=keep)
         except StatusConflict:
@@ -406,8 +356,8 @@ class Intake:
 
     async def _end_and_wait(self, message: Cancel | Abort) -> None:
         """Tell the agent, and wait for its confirmation: only then may this transfer begin anew."""
-        if self._partial is not None:
-            self._partial.close()
+        if self._arrival is not None:
+            self._arrival.close()
         if isinstance(self._leaving, LinkLost):
             return
         await self._reply(message)

@@ -2,7 +2,8 @@
 
 Standard library only and no I/O: messages go in, messages and verdicts come out.
 
-* `messages`: what can be said, each message a frozen dataclass that is valid once made; the codec.
+* `messages`: what can be said, each message a frozen dataclass that is valid once made.
+* `codec`: messages to and from what goes over the socket.
 * `state`: the transition tables, which say when each message may be said and by whom.
 * `session`: one conversation on one socket, judged by those tables; byte accounts of each transfer.
 * `errors`: the one table of error codes, and the close codes of the socket.

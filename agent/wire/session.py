@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from .codec import decode, encode
 from .errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from .messages import (
     MAX_CHUNK,
@@ -23,8 +24,6 @@ from .messages import (
     Offer,
     Start,
     Welcome,
-    decode,
-    encode,
 )
 from .state import Link, Side, Stage, is_late, next_link, next_stage
 

@@ -1,4 +1,4 @@
-"""Clients and transfers: the status table, and the only ways to change a status.
+"""A transfer: one request for one file, and the only ways to change its status.
 
 Nobody outside this file assigns a status. Every change is a compare-and-set: it names the status
 (and, for whoever holds a connection, the epoch) that it expects, and when the row says otherwise
@@ -6,158 +6,25 @@ somebody else got there first, `StatusConflict` says so, and nothing has changed
 """
 
 import logging
-import re
 import uuid
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from django.conf import settings
-from django.core.validators import RegexValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from agent.wire.errors import ERRORS
+from transfers import dispatch, storage
 
-from . import dispatch, storage
+from .client import Client
+from .status import ACTIVE, ALLOWED, FINAL, PENDING, Status, StatusConflict
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 15
-"""Seconds between heartbeats: under daphne's 20 s of silence before it sends a ping of its own."""
-
-LEASE = timedelta(seconds=3 * HEARTBEAT)
-"""A client is online for this long after each sign of life."""
-
 MAX_SOURCE_CHANGES = 3
 """Fresh starts after the source changed under the reader."""
-
-CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Only what may stand in a URL, a file name and the name of a channel-layer group."""
-
-client_id_validator = RegexValidator(
-    rf"\A{CLIENT_ID.pattern}\Z",
-    "A client id has 1 to 64 letters, digits, dots, dashes or underscores, and begins with a letter or "
-    "a digit.",
-)
-
-
-def is_client_id(name: str) -> bool:
-    return CLIENT_ID.fullmatch(name) is not None
-
-
-class ClientQuerySet(models.QuerySet["Client"]):
-    def online(self) -> Self:
-        return self.filter(online_until__gt=timezone.now())
-
-
-class Client(models.Model):
-    """A machine that files are pulled from. Presence is a lease, never a flag that a crash leaves set."""
-
-    id = models.CharField(
-        "client id", primary_key=True, max_length=64, validators=[client_id_validator]
-    )
-    token_sha256 = models.CharField(max_length=64, unique=True, editable=False)
-    epoch = models.PositiveBigIntegerField(default=0, editable=False)
-    online_until = models.DateTimeField(null=True, editable=False)
-    last_seen = models.DateTimeField(null=True, editable=False)
-    revoked_at = models.DateTimeField(null=True, editable=False)
-    platform = models.CharField(max_length=255, blank=True, editable=False)
-    hostname = models.CharField(max_length=255, blank=True, editable=False)
-    agent_version = models.CharField(max_length=255, blank=True, editable=False)
-    labels = models.JSONField(default=list, blank=True)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = ClientQuerySet.as_manager()
-
-    class Meta:
-        ordering = ("id",)
-
-    def __str__(self) -> str:
-        return self.id
-
-    @property
-    def online(self) -> bool:
-        return self.online_until is not None and self.online_until > timezone.now()
-
-    def came_online(self, *, platform: str, hostname: str, agent_version: str) -> int:
-        """A connection was accepted: its epoch, one higher than any before it."""
-        now = timezone.now()
-        with transaction.atomic():
-            Client.objects.filter(pk=self.pk).update(
-                epoch=F("epoch") + 1,
-                online_until=now + LEASE,
-                last_seen=now,
-                platform=platform,
-                hostname=hostname,
-                agent_version=agent_version,
-            )
-            self.refresh_from_db()
-        return self.epoch
-
-    def seen(self, epoch: int) -> bool:
-        """Renew the lease. False: a newer connection holds it, or the client is revoked."""
-        now = timezone.now()
-        mine = Client.objects.filter(pk=self.pk, epoch=epoch, revoked_at=None)
-        return bool(mine.update(online_until=now + LEASE, last_seen=now))
-
-    def went_offline(self, epoch: int) -> None:
-        """The connection of this epoch ended; a newer one keeps its lease."""
-        now = timezone.now()
-        Client.objects.filter(pk=self.pk, epoch=epoch).update(online_until=now)
-
-    def revoke(self) -> None:
-        """Refuse this client from now on, and close its connection."""
-        now = timezone.now()
-        Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
-        self.refresh_from_db(fields=["revoked_at"])
-        transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))
-
-
-class Status(models.TextChoices):
-    QUEUED = "queued"
-    REQUESTED = "requested"
-    RECEIVING = "receiving"
-    INTERRUPTED = "interrupted"
-    VERIFYING = "verifying"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-PENDING = frozenset({Status.QUEUED, Status.INTERRUPTED})
-"""Waits for its client."""
-
-ACTIVE = frozenset({Status.REQUESTED, Status.RECEIVING, Status.VERIFYING})
-"""A connection works on it."""
-
-FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
-
-_ENDS = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
-
-ALLOWED: Mapping[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.REQUESTED}) | _ENDS,
-    Status.REQUESTED: frozenset({Status.RECEIVING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
-    Status.RECEIVING: frozenset({Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
-    Status.INTERRUPTED: frozenset({Status.REQUESTED}) | _ENDS,
-    # A crash may leave a row here with its file already landed, or not yet: see `recovery`.
-    Status.VERIFYING: frozenset({Status.COMPLETED, Status.INTERRUPTED}) | _ENDS,
-    Status.COMPLETED: frozenset(),
-    Status.FAILED: frozenset({Status.QUEUED}),
-    Status.CANCELLED: frozenset(),
-    Status.EXPIRED: frozenset(),
-}
-
-
-class StatusConflict(Exception):
-    """The table does not allow this change, or somebody else changed the row first."""
-
-    def __init__(self, transfer: "Transfer", wanted: str) -> None:
-        self.status = transfer.status
-        super().__init__(f"Transfer {transfer.pk} is {transfer.status}; it cannot become {wanted}.")
 
 
 class Transfer(models.Model):

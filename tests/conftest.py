@@ -1,0 +1,41 @@
+"""What all tests share: a data directory of their own, and a client with its token."""
+
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from pytest_django import Settings
+
+from transfers.auth import digest, make_operator, new_token
+from transfers.models import Client
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, settings: Settings) -> Path:
+    """The data directory of one test."""
+    settings.DATA_DIR = tmp_path / "data"
+    settings.PARTIAL_DIR = settings.DATA_DIR / "partial"
+    settings.DOWNLOADS_DIR = settings.DATA_DIR / "downloads"
+    for directory in (settings.PARTIAL_DIR, settings.DOWNLOADS_DIR):
+        directory.mkdir(parents=True)
+    return settings.DATA_DIR
+
+
+@pytest.fixture
+def token() -> str:
+    """The token of `client`."""
+    return new_token()
+
+
+@pytest.fixture
+def client1(db: None, token: str) -> Client:
+    """A registered client that has never connected."""
+    return Client.objects.create(id="client1", token_sha256=digest(token))
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    """A user with an operator's rights, and no more."""
+    user = User.objects.create_user("olga")
+    make_operator(user)
+    return user

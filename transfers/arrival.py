@@ -1,0 +1,139 @@
+"""The bytes of one transfer: opened where it left off, written, checkpointed, landed, off the loop.
+
+An `Arrival` knows no wire and no row: it is told what to write, and tells through `record` what is on
+disk.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+from .storage import Buffer, PartialBusy, PartialFile, PartialLost
+
+CHECKPOINT_BYTES = 64 * 1024**2
+CHECKPOINT_SECONDS = 5.0
+"""A checkpoint at the latest after so many bytes or so long: what a killed server asks for again."""
+
+PROGRESS_SECONDS = 2.0
+"""At most one write of mere progress to the database in this time (SQLite has one writer)."""
+
+BUSY_SECONDS = 60.0
+BUSY_POLL_SECONDS = 0.05
+"""How long, and how often, to try for a partial file that a dying connection still holds."""
+
+_threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="storage")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Record = Callable[[int, int], Awaitable[None]]
+"""Called with what has been received and the checkpoint, both offsets in bytes."""
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call what blocks on the disk."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, lambda: function(*args, **kwargs))
+
+
+class Arrival:
+    """A partial file in the hands of one connection. Raises StorageError from all its verbs."""
+
+    def __init__(self, partial: PartialFile, record: Record, clock: Callable[[], float]) -> None:
+        self._partial = partial
+        self._record = record
+        self._clock = clock
+        self._checkpoint_at = self._progress_at = clock()
+        self.begin = partial.offset
+        """Where this attempt began."""
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        checkpoint: int,
+        record: Record,
+        *,
+        give_up: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """The partial file, from its checkpoint, or from 0 where there is nothing to go on with.
+
+        A half-open older connection may still hold it, and lets go soon. Raises PartialBusy when it
+        does not, or when `give_up` says so first.
+        """
+        until = clock() + BUSY_SECONDS
+        while True:
+            try:
+                return cls(await in_thread(_open, path, checkpoint), record, clock)
+            except PartialBusy:
+                if clock() > until or give_up():
+                    raise
+                # The holder may be another process: there is no event to wait for.
+                await asyncio.sleep(BUSY_POLL_SECONDS)
+
+    @property
+    def offset(self) -> int:
+        return self._partial.offset
+
+    @property
+    def checkpointed(self) -> int:
+        return self._partial.checkpointed
+
+    @property
+    def hashed(self) -> bool:
+        return self._partial.hashed
+
+    async def rehash(self) -> None:
+        """Feed the digest with some more of what an earlier attempt left."""
+        await in_thread(self._partial.rehash)
+
+    async def write(self, buffers: Sequence[Buffer]) -> None:
+        await in_thread(self._partial.write, buffers)
+
+    def checkpoint_in(self) -> float | None:
+        """Seconds until a checkpoint is due if nothing more comes; None: all is on disk."""
+        if self.offset == self.checkpointed:
+            return None
+        return max(0.0, self._checkpoint_at + CHECKPOINT_SECONDS - self._clock())
+
+    async def keep_books(self) -> None:
+        """Checkpoint where it is due; else record progress, now and then."""
+        if self.offset - self.checkpointed >= CHECKPOINT_BYTES or self.checkpoint_in() == 0:
+            await self.checkpoint()
+        elif self._clock() >= self._progress_at + PROGRESS_SECONDS:
+            await self._tell()
+
+    async def checkpoint(self) -> None:
+        """Have all that is written on disk, and on record; does nothing where it is."""
+        if self.offset > self.checkpointed:
+            await in_thread(self._partial.checkpoint)
+            self._checkpoint_at = self._clock()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        self._progress_at = self._clock()
+        await self._record(self.offset, self.checkpointed)
+
+    def hexdigest(self) -> str:
+        return self._partial.hexdigest()
+
+    async def land(self, final: Path) -> None:
+        await in_thread(self._partial.land, final)
+
+    async def discard(self) -> None:
+        await in_thread(self._partial.discard)
+
+    def close(self) -> None:
+        self._partial.close()
+
+
+def _open(path: Path, checkpoint: int) -> PartialFile:
+    if checkpoint:
+        with contextlib.suppress(PartialLost):
+            return PartialFile.resume(path, checkpoint)
+    return PartialFile.create(path)

@@ -1,0 +1,63 @@
+"""The status table: every state of a transfer, and every move between them.
+
+::
+
+    queued ──> requested ──> receiving ──> verifying ──> completed
+       ^            │             │             │
+       └────────────┴─ link lost ─┴─────────────┴─> interrupted ──(client is back)──> requested
+    any of these ──> failed | cancelled | expired          failed ──(retry)──> queued
+
+Without bytes a lost link leads back to `queued`, with some to `interrupted`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from django.db import models
+
+if TYPE_CHECKING:
+    from .transfer import Transfer
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued"
+    REQUESTED = "requested"
+    RECEIVING = "receiving"
+    INTERRUPTED = "interrupted"
+    VERIFYING = "verifying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+PENDING = frozenset({Status.QUEUED, Status.INTERRUPTED})
+"""Waits for its client."""
+
+ACTIVE = frozenset({Status.REQUESTED, Status.RECEIVING, Status.VERIFYING})
+"""A connection works on it."""
+
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+_ENDS = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+ALLOWED: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.REQUESTED}) | _ENDS,
+    Status.REQUESTED: frozenset({Status.RECEIVING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
+    Status.RECEIVING: frozenset({Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
+    Status.INTERRUPTED: frozenset({Status.REQUESTED}) | _ENDS,
+    # A crash may leave a row here with its file already landed, or not yet: see `recovery`.
+    Status.VERIFYING: frozenset({Status.COMPLETED, Status.INTERRUPTED}) | _ENDS,
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset(),
+    Status.EXPIRED: frozenset(),
+}
+
+
+class StatusConflict(Exception):
+    """The table does not allow this change, or somebody else changed the row first."""
+
+    def __init__(self, transfer: "Transfer", wanted: str) -> None:
+        self.status = transfer.status
+        super().__init__(f"Transfer {transfer.pk} is {transfer.status}; it cannot become {wanted}.")
