@@ -13,12 +13,12 @@ from transfers.models import Client
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, settings: Settings) -> Path:
     """The data directory of one test."""
-    settings.DATA_DIR = tmp_path / "data"
-    settings.PARTIAL_DIR = settings.DATA_DIR / "partial"
-    settings.DOWNLOADS_DIR = settings.DATA_DIR / "downloads"
-    for directory in (settings.PARTIAL_DIR, settings.DOWNLOADS_DIR):
-        directory.mkdir(parents=True)
-    return settings.DATA_DIR
+    directory = settings.DATA_DIR = tmp_path / "data"
+    settings.PARTIAL_DIR = directory / "partial"
+    settings.DOWNLOADS_DIR = directory / "downloads"
+    for each in (settings.PARTIAL_DIR, settings.DOWNLOADS_DIR):
+        each.mkdir(parents=True)
+    return directory
 
 
 @pytest.fixture
