@@ -23,6 +23,8 @@ from .models import ACTIVE, HEARTBEAT, Client, StatusConflict, Transfer
 AT_ONCE = 8
 """Transfers of one connection at once; the others wait their turn. Each may hold one window."""
 
+ELSEWHERE = "another agent connected with this client's token"
+
 log = logging.getLogger(__name__)
 
 _tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +104,7 @@ class Attendant:
             await self._close(CloseCode.REVOKED, Abort(None, "revoked"))
         elif rows.superseded:
             log.info("Client %s connected anew; closing its older connection", self.client)
-            await self._close(CloseCode.SUPERSEDED, Abort(None, "cancelled", "connected elsewhere"))
+            await self._close(CloseCode.SUPERSEDED, Abort(None, "cancelled", ELSEWHERE))
         else:
             for pk in rows.lost & self._intakes.keys():
                 self._intakes[pk].withdraw()

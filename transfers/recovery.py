@@ -30,6 +30,12 @@ class Report:
     missing: tuple[str, ...] = ()
     """Files of `completed` transfers that are not in the downloads any more."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.interrupted} interrupted, {self.completed} completed, {self.expired} expired, "
+            f"{self.removed} leftover partial files removed, {len(self.missing)} landed files missing"
+        )
+
 
 def at_start() -> None:
     """Before the first connection: stop on a deploy mistake, and sweep.
@@ -47,7 +53,7 @@ def at_start() -> None:
         raise ImproperlyConfigured(
             f"The database is not ready ({error}). Run `manage.py migrate`."
         ) from None
-    log.info("Start-up: %s", report)
+    log.info("Put right at start-up: %s", report)
 
 
 def sweep() -> Report:

@@ -14,9 +14,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         report = recovery.sweep()
-        self.stdout.write(
-            f"{report.interrupted} interrupted, {report.completed} completed, {report.expired} expired, "
-            f"{report.removed} leftover partial files removed, {len(report.missing)} landed files missing."
-        )
+        self.stdout.write(str(report))
         for name in report.missing:
             self.stdout.write(f"missing: {name}")

@@ -1,0 +1,56 @@
+"""A server for the tests that need no other, and agents that are gone when a test ends."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.end_to_end.harness import AgentProgram, Program, Server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "end_to_end" in item.path.parts:
+            item.add_marker(pytest.mark.end_to_end)
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One running server for all tests that leave it running."""
+    server = Server(tmp_path_factory.mktemp("server"), SILENTMODE_MAX_FILE_SIZE=str(1 << 30))
+    server.start()
+    yield server
+    assert server.program.terminate() == 0
+    assert "Traceback" not in server.program.output, server.program.output
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, to stop and to start."""
+    own = Server(tmp_path / "server")
+    own.start()
+    yield own
+    if own.program.process.poll() is None:
+        own.program.terminate()
+
+
+class StartAgent(Protocol):
+    def __call__(self, client: str, token: str, port: int, **options: Any) -> AgentProgram: ...
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path) -> Iterator[StartAgent]:
+    """Starts agents, and stops them after the test."""
+    started: list[Program] = []
+
+    def start(client: str, token: str, port: int, **options: Any) -> AgentProgram:
+        log = tmp_path / f"agent-{client}-{len(started)}.log"
+        agent = AgentProgram(client, token, port, log, **options)
+        started.append(agent)
+        return agent
+
+    yield start
+    for program in started:
+        if program.process.poll() is None:
+            program.terminate()

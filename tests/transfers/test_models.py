@@ -1,0 +1,681 @@
+"""Clients and transfers: which changes are allowed, and who wins when two want one."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.management import call_command
+from django.utils import timezone
+from pytest_django import DjangoCaptureOnCommitCallbacks
+
+from agent.wire.errors import ERRORS
+from transfers import dispatch
+from transfers.models import (
+    ACTIVE,
+    ALLOWED,
+    FINAL,
+    LEASE,
+    MAX_SOURCE_CHANGES,
+    PENDING,
+    Client,
+    Status,
+    StatusConflict,
+    Transfer,
+    is_client_id,
+)
+from transfers.storage import PartialFile
+
+NOW = datetime(2026, 11, 23, 6, 32, tzinfo=UTC)
+SHA = "ab" * 32
+
+TABLE = {
+    "queued": "requested failed cancelled expired",
+    "requested": "queued receiving interrupted failed cancelled expired",
+    "receiving": "queued verifying interrupted failed cancelled expired",
+    "interrupted": "requested failed cancelled expired",
+    "verifying": "completed interrupted failed cancelled expired",
+    "completed": "",
+    "failed": "queued",
+    "cancelled": "",
+    "expired": "",
+}
+"""The moves of design section 4, written down a second time."""
+
+Make = Callable[..., Transfer]
+
+
+@pytest.fixture
+def make(client1: Client) -> Make:
+    """Makes a transfer of `client1`, held by the connection of epoch 5."""
+
+    def make(status: str = "queued", **values: Any) -> Transfer:
+        return Transfer.objects.create(**{"client": client1, "status": status, "epoch": 5} | values)
+
+    return make
+
+
+@pytest.fixture
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The clients that were rung for."""
+    rung: list[str] = []
+    monkeypatch.setattr(dispatch, "ring_from_sync", rung.append)
+    return rung
+
+
+def row(transfer: Transfer) -> dict[str, Any]:
+    return dict(Transfer.objects.filter(pk=transfer.pk).values().get())
+
+
+# The status table --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", Status.values)
+@pytest.mark.parametrize("new", Status.values)
+def test_a_status_changes_only_as_the_table_says(make: Make, old: str, new: str) -> None:
+    transfer = make(old)
+    before = row(transfer)
+    if new in TABLE[old].split():
+        transfer._move(Status(new), holder=5)
+        assert transfer.status == new
+        assert row(transfer) == before | {"status": new}
+        return
+    with pytest.raises(StatusConflict, match=rf"is {old}; it cannot become {new}") as conflict:
+        transfer._move(Status(new), holder=5)
+    assert conflict.value.status == old
+    assert row(transfer) == before
+
+
+def test_every_status_is_in_the_table_and_in_one_group() -> None:
+    assert set(ALLOWED) == set(Status)
+    assert sorted([*PENDING, *ACTIVE, *FINAL]) == sorted(Status)
+
+
+def test_what_is_final_stays_so_but_for_a_retry_of_what_failed() -> None:
+    assert {status for status in FINAL if ALLOWED[status]} == {Status.FAILED}
+
+
+def test_a_transfer_knows_whether_it_is_final(make: Make) -> None:
+    assert {status for status in Status if make(status).is_final} == FINAL
+
+
+Verb = Callable[[Transfer, int], object]
+HELD_VERBS: dict[str, tuple[str, Verb]] = {
+    "offered": (
+        "requested",
+        lambda t, epoch: t.offered(epoch, name="a", size=9, fingerprint="f", checkpoint=0),
+    ),
+    "progressed": ("receiving", lambda t, epoch: t.progressed(epoch, received=9, checkpoint=8)),
+    "source_changed": ("receiving", lambda t, epoch: t.source_changed(epoch, "changed")),
+    "source_changed_again": ("receiving", lambda t, epoch: _wear_out(t, epoch)),
+    "verified": ("receiving", lambda t, epoch: t.verified(epoch, sha256=SHA)),
+    "landed": ("verifying", lambda t, epoch: t.landed(epoch)),
+    "fail": ("receiving", lambda t, epoch: t.fail(epoch, "internal")),
+    "link_lost": ("receiving", lambda t, epoch: t.link_lost(epoch)),
+}
+
+
+def _wear_out(transfer: Transfer, epoch: int) -> None:
+    transfer.source_changes = MAX_SOURCE_CHANGES
+    transfer.source_changed(epoch, "changed")
+
+
+@pytest.mark.parametrize(("status", "verb"), HELD_VERBS.values(), ids=HELD_VERBS)
+@pytest.mark.parametrize("epoch", [4, 6])
+def test_only_the_connection_that_holds_a_transfer_changes_it(
+    make: Make, status: str, verb: Verb, epoch: int
+) -> None:
+    transfer = make(status, size=9)
+    before = row(transfer)
+    with pytest.raises(StatusConflict):
+        verb(transfer, epoch)
+    assert row(transfer) == before
+
+
+@pytest.mark.parametrize(("status", "verb"), HELD_VERBS.values(), ids=HELD_VERBS)
+def test_of_two_that_change_a_transfer_at_once_the_second_is_told(
+    make: Make, status: str, verb: Verb
+) -> None:
+    first = make(status, size=9)
+    second = Transfer.objects.get(pk=first.pk)
+    first.cancel()
+    before = row(first)
+    with pytest.raises(StatusConflict) as conflict:
+        verb(second, 5)
+    assert conflict.value.status == second.status == "cancelled"
+    assert row(second) == before
+
+
+def test_two_cancels_at_once_are_one(make: Make) -> None:
+    first = make()
+    second = Transfer.objects.get(pk=first.pk)
+    first.cancel()
+    with pytest.raises(StatusConflict):
+        second.cancel()
+
+
+# Taken on by a connection ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["queued", "interrupted"])
+def test_a_connection_claims_what_waits(make: Make, status: str) -> None:
+    transfer = make(status, attempts=2)
+    transfer.claim(7)
+    assert (transfer.status, transfer.epoch, transfer.attempts) == ("requested", 7, 3)
+
+
+@pytest.mark.parametrize("status", ["requested", "receiving", "verifying"])
+def test_a_newer_connection_claims_what_an_older_one_left(make: Make, status: str) -> None:
+    transfer = make(status, checkpoint=64)
+    transfer.claim(6)
+    assert (transfer.status, transfer.epoch, transfer.checkpoint) == ("requested", 6, 64)
+
+
+@pytest.mark.parametrize("status", ["requested", "receiving", "verifying"])
+def test_an_older_connection_claims_nothing_of_a_newer_one(make: Make, status: str) -> None:
+    transfer = make(status)
+    before = row(transfer)
+    with pytest.raises(StatusConflict):
+        transfer.claim(4)
+    assert row(transfer) == before
+
+
+@pytest.mark.xfail(
+    strict=True, reason="claim compares epochs of active rows only: a pending row's epoch can fall"
+)
+@pytest.mark.parametrize("status", ["queued", "interrupted"])
+def test_an_older_connection_claims_nothing_that_a_newer_one_let_go(
+    make: Make, status: str
+) -> None:
+    transfer = make(status)
+    with pytest.raises(StatusConflict):
+        transfer.claim(4)
+
+
+def test_of_two_connections_one_claims(make: Make) -> None:
+    first = make()
+    second = Transfer.objects.get(pk=first.pk)
+    first.claim(6)
+    with pytest.raises(StatusConflict):
+        second.claim(6)
+    assert row(first)["attempts"] == 1
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+def test_nobody_claims_what_is_final(make: Make, status: str) -> None:
+    with pytest.raises(StatusConflict):
+        make(status).claim(6)
+
+
+def test_a_claim_leaves_a_file_alone_that_is_being_landed(make: Make) -> None:
+    transfer = make("verifying")
+    partial = PartialFile.create(transfer.partial_path)
+    try:
+        with pytest.raises(StatusConflict):
+            transfer.claim(6)
+    finally:
+        partial.close()
+    assert transfer.status == "verifying"
+
+
+def test_a_claim_completes_what_has_landed_already(make: Make, data_dir: Path) -> None:
+    (data_dir / "downloads/there").touch()
+    transfer = make("verifying", file="there", source_sha256=SHA)
+    with pytest.raises(StatusConflict):
+        transfer.claim(6)
+    assert (transfer.status, transfer.sha256) == ("completed", SHA)
+
+
+@pytest.mark.parametrize(
+    ("status", "checkpoint", "then"),
+    [
+        ("requested", 0, "queued"),
+        ("requested", 1, "interrupted"),
+        ("receiving", 0, "queued"),
+        ("receiving", 1, "interrupted"),
+        ("verifying", 0, "interrupted"),
+        ("verifying", 1, "interrupted"),
+    ],
+)
+def test_a_lost_link_leads_back_to_waiting(
+    make: Make, status: str, checkpoint: int, then: str
+) -> None:
+    transfer = make(status, checkpoint=checkpoint)
+    transfer.link_lost(5)
+    assert (transfer.status, transfer.checkpoint) == (then, checkpoint)
+
+
+# Bytes -------------------------------------------------------------------------------------------
+
+
+def test_an_offer_records_what_the_source_is_and_where_it_begins(make: Make) -> None:
+    transfer = make("requested")
+    transfer.offered(5, name="a.db", size=100, fingerprint="f", checkpoint=64)
+    assert transfer.status == "receiving"
+    assert (transfer.name, transfer.size, transfer.fingerprint) == ("a.db", 100, "f")
+    assert (transfer.checkpoint, transfer.received) == (64, 64)
+    assert transfer.started_at is not None
+
+
+def test_a_transfer_was_started_when_its_first_attempt_was(make: Make) -> None:
+    transfer = make("requested", started_at=NOW)
+    transfer.offered(5, name="a.db", size=100, fingerprint="f", checkpoint=64)
+    assert transfer.started_at == NOW
+
+
+def test_progress_is_recorded(make: Make) -> None:
+    transfer = make("receiving")
+    transfer.progressed(5, received=9, checkpoint=8)
+    assert (transfer.received, transfer.checkpoint) == (9, 8)
+    assert (row(transfer)["received"], row(transfer)["checkpoint"]) == (9, 8)
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.RECEIVING}))
+def test_progress_is_recorded_only_while_receiving(make: Make, status: str) -> None:
+    with pytest.raises(StatusConflict):
+        make(status).progressed(5, received=9, checkpoint=8)
+
+
+def test_a_changed_source_is_started_again_from_0_three_times_and_then_fails(make: Make) -> None:
+    transfer = make("receiving", checkpoint=64, received=70)
+    for change in (1, 2, 3):
+        transfer.source_changed(5, "grew")
+        assert (transfer.status, transfer.source_changes) == ("queued", change)
+        assert (transfer.checkpoint, transfer.received) == (0, 0)
+        transfer.claim(5)
+        transfer.offered(5, name="a", size=9, fingerprint="f", checkpoint=0)
+    transfer.source_changed(5, "grew")
+    assert (transfer.status, transfer.error_code, transfer.error_detail) == (
+        "failed", "source_changed", "grew",
+    )  # fmt: skip
+
+
+# Landing -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timezone, "now", lambda: NOW)
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_verified_file_gets_a_name_of_its_own(make: Make, data_dir: Path) -> None:
+    transfer = make("receiving", name="a.db", size=9)
+    final = transfer.verified(5, sha256=SHA)
+    assert final == data_dir / "downloads/client1_20261123T063200Z_a.db" == transfer.landed_path
+    assert (transfer.status, transfer.source_sha256, transfer.received) == ("verifying", SHA, 9)
+    assert transfer.sha256 == ""
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_name_that_another_transfer_has_reserved_gets_a_number(make: Make) -> None:
+    names = [make("receiving", name="a.db", size=9).verified(5, sha256=SHA).name for _ in range(3)]
+    assert names == [
+        "client1_20261123T063200Z_a.db",
+        "client1_20261123T063200Z_a-2.db",
+        "client1_20261123T063200Z_a-3.db",
+    ]
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_name_that_is_taken_on_disk_gets_a_number(make: Make, data_dir: Path) -> None:
+    (data_dir / "downloads/client1_20261123T063200Z_a.db").touch()
+    final = make("receiving", name="a.db", size=9).verified(5, sha256=SHA)
+    assert final.name == "client1_20261123T063200Z_a-2.db"
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_landed_transfer_is_complete(make: Make) -> None:
+    transfer = make("verifying", source_sha256=SHA)
+    transfer.landed(5)
+    assert (transfer.status, transfer.sha256) == ("completed", SHA)
+    assert transfer.finished_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("file", "partial", "landed", "finished"),
+    [
+        ("f", False, True, True),
+        ("f", True, True, False),  # the rename has not happened: that file is another's
+        ("f", False, False, False),
+        ("f", True, False, False),
+        (None, False, False, False),
+    ],
+)
+def test_a_landing_is_finished_only_after_the_rename(
+    make: Make, data_dir: Path, file: str | None, partial: bool, landed: bool, finished: bool
+) -> None:
+    transfer = make("verifying", file=file, source_sha256=SHA)
+    if partial:
+        transfer.partial_path.touch()
+    if landed:
+        (data_dir / "downloads/f").touch()
+    assert transfer.finish_landing() is finished
+    assert transfer.status == ("completed" if finished else "verifying")
+
+
+# Ends, and new starts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ERRORS)
+@pytest.mark.usefixtures("at_now")
+def test_a_failure_has_a_code_a_sentence_and_a_time(make: Make, code: str) -> None:
+    transfer = make("receiving", checkpoint=64, received=70)
+    transfer.fail(5, code)
+    assert (transfer.status, transfer.error_code) == ("failed", code)
+    assert transfer.error_detail == ERRORS[code].sentence
+    assert transfer.finished_at == NOW
+    assert transfer.checkpoint == 64
+
+
+def test_a_failure_may_say_more_and_give_the_bytes_up(make: Make) -> None:
+    transfer = make("receiving", checkpoint=64, received=70)
+    transfer.fail(5, "checksum_mismatch", "ab is not cd", keep=False)
+    assert transfer.error_detail == "ab is not cd"
+    assert (transfer.checkpoint, transfer.received) == (0, 0)
+
+
+def test_a_failure_without_a_code_of_the_table_is_our_bug(make: Make) -> None:
+    with pytest.raises(KeyError):
+        make("receiving").fail(5, "oops")
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
+def test_a_cancel_rings_and_removes_what_has_arrived(
+    make: Make,
+    rings: list[str],
+    status: str,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    transfer = make(status)
+    transfer.partial_path.touch()
+    with django_capture_on_commit_callbacks(execute=True):
+        transfer.cancel()
+    assert (transfer.status, transfer.error_code) == ("cancelled", "cancelled")
+    assert not transfer.partial_path.exists()
+    assert rings == ["client1"]
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+def test_what_has_ended_cannot_be_cancelled(make: Make, status: str) -> None:
+    with pytest.raises(StatusConflict):
+        make(status).cancel()
+
+
+def test_a_cancel_leaves_a_partial_file_to_the_connection_that_writes_it(
+    make: Make,
+    rings: list[str],
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    transfer = make("receiving")
+    partial = PartialFile.create(transfer.partial_path)
+    with django_capture_on_commit_callbacks(execute=True):
+        transfer.cancel()
+    assert transfer.is_being_written
+    assert transfer.partial_path.exists()
+    partial.close()
+    assert not transfer.is_being_written
+    assert transfer.discard_partial() is True
+    assert transfer.discard_partial() is False
+
+
+def test_a_partial_file_that_cannot_be_removed_stops_nothing(make: Make) -> None:
+    transfer = make()
+    transfer.partial_path.mkdir()
+    assert transfer.discard_partial() is False
+
+
+@pytest.mark.usefixtures("rings")
+def test_a_retry_starts_anew_and_keeps_the_bytes(make: Make) -> None:
+    transfer = make("failed", error_code="internal", error_detail="oops", finished_at=NOW)
+    Transfer.objects.update(source_changes=3, checkpoint=64, fingerprint="f", sha256=SHA)
+    transfer.retry()
+    assert transfer.status == "queued"
+    assert (transfer.error_code, transfer.error_detail, transfer.finished_at) == ("", "", None)
+    assert (transfer.source_changes, transfer.sha256) == (0, "")
+    assert (transfer.checkpoint, transfer.fingerprint) == (64, "f")
+
+
+def test_a_retry_rings(
+    make: Make,
+    rings: list[str],
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        make("failed").retry()
+    assert rings == ["client1"]
+
+
+_RETRIED_IN_FLIGHT = pytest.mark.xfail(
+    strict=True, reason="the table allows `-> queued` for a lost link, and retry asks the table only"
+)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "queued",
+        pytest.param("requested", marks=_RETRIED_IN_FLIGHT),
+        pytest.param("receiving", marks=_RETRIED_IN_FLIGHT),
+        "interrupted",
+        "verifying",
+        "completed",
+        "cancelled",
+        "expired",
+    ],
+)
+def test_only_what_failed_can_be_retried(make: Make, status: str) -> None:
+    with pytest.raises(StatusConflict):
+        make(status).retry()
+
+
+@pytest.mark.parametrize("status", Status.values)
+def test_what_is_past_its_deadline_expires_unless_it_has_ended(make: Make, status: str) -> None:
+    past = make(status, deadline=timezone.now() - timedelta(seconds=1))
+    later = make(status, deadline=timezone.now() + timedelta(hours=1))
+    never = make(status)
+    alive = status not in FINAL
+    assert Transfer.expire_due() == alive
+    assert row(past)["status"] == ("expired" if alive else status)
+    assert row(past)["error_code"] == ("expired" if alive else "")
+    assert row(later)["status"] == row(never)["status"] == status
+
+
+def test_deadlines_of_one_client_can_be_looked_at_alone(make: Make) -> None:
+    other = Client.objects.create(id="client2", token_sha256="2")
+    past = timezone.now() - timedelta(seconds=1)
+    mine, theirs = make(deadline=past), make(deadline=past, client=other)
+    assert Transfer.expire_due("client1") == 1
+    assert (row(mine)["status"], row(theirs)["status"]) == ("expired", "queued")
+
+
+def test_what_lands_just_before_its_deadline_has_landed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = make("verifying", deadline=timezone.now() - timedelta(seconds=1))
+    error = Transfer._error
+
+    def lands_first(code: str) -> dict[str, Any]:
+        Transfer.objects.get(pk=transfer.pk).landed(5)
+        return error(code)
+
+    monkeypatch.setattr(Transfer, "_error", lands_first)
+    assert Transfer.expire_due() == 0
+    assert row(transfer)["status"] == "completed"
+
+
+# Asking and looking ------------------------------------------------------------------------------
+
+
+def test_asking_queues_a_transfer_and_rings(
+    client1: Client,
+    operator: User,
+    rings: list[str],
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        transfer, new = Transfer.ask(client1, "/a", requested_by=operator, deadline=NOW)
+    assert new
+    assert (transfer.status, transfer.path, transfer.deadline) == ("queued", "/a", NOW)
+    assert transfer.requested_by == operator
+    assert rings == ["client1"]
+
+
+def test_the_same_key_of_the_same_user_is_the_same_transfer(
+    client1: Client, operator: User
+) -> None:
+    first, _ = Transfer.ask(client1, requested_by=operator, idempotency_key="k")
+    again, new = Transfer.ask(client1, requested_by=operator, idempotency_key="k")
+    assert again == first
+    assert not new
+
+
+def test_keys_belong_to_their_users(client1: Client, operator: User) -> None:
+    other = User.objects.create_user("otto")
+    one, _ = Transfer.ask(client1, requested_by=operator, idempotency_key="k")
+    two, _ = Transfer.ask(client1, requested_by=other, idempotency_key="k")
+    assert one != two
+
+
+def test_without_a_key_each_request_is_its_own(client1: Client, operator: User) -> None:
+    one, _ = Transfer.ask(client1, requested_by=operator)
+    two, _ = Transfer.ask(client1, requested_by=operator)
+    assert one != two
+
+
+def test_a_connection_looks_for_what_waits_and_what_was_left_oldest_first(make: Make) -> None:
+    def at(minute: int) -> datetime:
+        return NOW + timedelta(minutes=minute)
+
+    wanted = [
+        make("interrupted", created_at=at(1)),
+        make("receiving", created_at=at(2)),
+        make("queued", created_at=at(3), epoch=9),
+        make("requested", created_at=at(4)),
+        make("verifying", created_at=at(5), epoch=1),
+    ]
+    make("receiving", epoch=6)  # a newer connection's
+    for status in FINAL:
+        make(status)
+    make("queued", client=Client.objects.create(id="client2", token_sha256="2"))
+    assert list(Transfer.waiting_for("client1", 5)) == wanted
+
+
+def test_transfers_are_listed_newest_first(make: Make) -> None:
+    old, new = make(created_at=NOW), make(created_at=NOW + timedelta(minutes=1))
+    assert list(Transfer.objects.all()) == [new, old]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "the default file from client1"),
+        ({"path": "/a"}, "/a from client1"),
+        ({"path": "/a", "name": "b"}, "b from client1"),
+    ],
+)
+def test_a_transfer_says_what_it_is(make: Make, values: dict[str, str], text: str) -> None:
+    assert str(make(**values)) == text
+
+
+def test_partial_files_are_named_by_uuid_alone(make: Make, data_dir: Path) -> None:
+    transfer = make(name="../../etc/passwd")
+    assert transfer.partial_path == data_dir / "partial" / f"{transfer.pk}.part"
+    assert uuid.UUID(transfer.partial_path.stem) == transfer.pk
+    assert transfer.landed_path is None
+
+
+# Presence ----------------------------------------------------------------------------------------
+
+
+def connect(client: Client) -> int:
+    return client.came_online(platform="Linux", hostname="till", agent_version="1")
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_connection_is_a_lease_and_a_higher_epoch(client1: Client) -> None:
+    assert not client1.online
+    assert connect(client1) == 1
+    assert client1.online
+    assert list(Client.objects.online()) == [client1]
+    assert (client1.last_seen, client1.online_until) == (NOW, NOW + LEASE)
+    assert (client1.platform, client1.hostname, client1.agent_version) == ("Linux", "till", "1")
+    assert connect(Client.objects.get()) == 2
+
+
+def test_two_connections_at_once_never_share_an_epoch(client1: Client) -> None:
+    copy = Client.objects.get()
+    assert {connect(client1), connect(copy)} == {1, 2}
+
+
+def test_a_lease_runs_out_by_itself(client1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(client1)
+    later = timezone.now() + LEASE
+    monkeypatch.setattr(timezone, "now", lambda: later)
+    assert not client1.online
+    assert not Client.objects.online()
+
+
+def test_a_heartbeat_renews_the_lease_of_its_own_connection_only(
+    client1: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = connect(client1), connect(client1)
+    monkeypatch.setattr(timezone, "now", lambda: NOW)
+    assert client1.seen(new) is True
+    assert client1.seen(old) is False
+    client1.refresh_from_db()
+    assert (client1.last_seen, client1.online_until) == (NOW, NOW + LEASE)
+
+
+def test_the_end_of_a_connection_ends_its_own_lease_only(client1: Client) -> None:
+    old, new = connect(client1), connect(client1)
+    client1.went_offline(old)
+    assert Client.objects.get().online
+    client1.went_offline(new)
+    assert not Client.objects.get().online
+
+
+def test_a_revoked_client_gets_no_lease_and_its_connection_is_rung(
+    client1: Client,
+    rings: list[str],
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    epoch = connect(client1)
+    with django_capture_on_commit_callbacks(execute=True):
+        client1.revoke()
+    assert client1.revoked_at is not None
+    assert client1.seen(epoch) is False
+    assert rings == ["client1"]
+
+
+def test_a_second_revocation_keeps_the_time_of_the_first(client1: Client) -> None:
+    client1.revoke()
+    first = client1.revoked_at
+    client1.revoke()
+    assert client1.revoked_at == first
+
+
+@pytest.mark.parametrize("name", ["a", "client1", "A.b-c_d", "0", "x" * 64])
+def test_a_client_id_is_what_a_url_a_file_and_a_group_can_have(name: str) -> None:
+    assert is_client_id(name)
+    Client(id=name, token_sha256=name).clean_fields()
+    assert str(Client(id=name)) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "ä", "x" * 65, "a\0", "\u202ea"]
+)
+def test_nothing_else_is_a_client_id(name: str) -> None:
+    assert not is_client_id(name)
+    with pytest.raises(ValidationError):
+        Client(id=name, token_sha256="x").clean_fields()
+
+
+@pytest.mark.django_db
+def test_the_migrations_say_what_the_models_say() -> None:
+    call_command("makemigrations", "--check", "--dry-run", stdout=StringIO())

@@ -1,0 +1,244 @@
+"""Putting right what a crash left behind, beside connections that are alive."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError, connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from transfers import recovery
+from transfers.models import Client, Status, Transfer
+from transfers.recovery import ORPHAN_SECONDS, Report, at_start, sweep
+from transfers.storage import PartialFile
+
+SHA = "ab" * 32
+
+Make = Callable[..., Transfer]
+
+
+@pytest.fixture
+def make(client1: Client) -> Make:
+    def make(status: str, **values: Any) -> Transfer:
+        return Transfer.objects.create(client=client1, status=status, epoch=5, **values)
+
+    return make
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Transfer], PartialFile]]:
+    """Has a live connection write to a transfer's partial file."""
+    held = []
+
+    def hold(transfer: Transfer) -> PartialFile:
+        held.append(PartialFile.create(transfer.partial_path))
+        return held[-1]
+
+    yield hold
+    for partial in held:
+        partial.close()
+
+
+def status_of(transfer: Transfer) -> str:
+    return Transfer.objects.get(pk=transfer.pk).status
+
+
+def come_online(client: Client) -> None:
+    client.came_online(platform="", hostname="", agent_version="")
+
+
+def leave_partial(path: Path, age: float = 0) -> Path:
+    path.write_bytes(b"bytes")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+# Rows --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("checkpoint", "then"), [(0, "queued"), (64, "interrupted")])
+def test_what_a_crash_left_receiving_waits_for_its_client(
+    make: Make, checkpoint: int, then: str
+) -> None:
+    transfer = make("receiving", checkpoint=checkpoint)
+    leave_partial(transfer.partial_path)
+    assert sweep() == Report(interrupted=1)
+    assert status_of(transfer) == then
+    assert transfer.partial_path.exists()
+
+
+def test_what_a_crash_left_after_the_rename_has_landed(make: Make, data_dir: Path) -> None:
+    (data_dir / "downloads/f").touch()
+    transfer = make("verifying", file="f", source_sha256=SHA)
+    assert sweep() == Report(completed=1)
+    transfer.refresh_from_db()
+    assert (transfer.status, transfer.sha256) == ("completed", SHA)
+
+
+def test_what_a_crash_left_before_the_rename_waits_for_its_client(
+    make: Make, data_dir: Path
+) -> None:
+    transfer = make("verifying", file="f", checkpoint=64)
+    leave_partial(transfer.partial_path)
+    assert sweep() == Report(interrupted=1)
+    assert status_of(transfer) == "interrupted"
+
+
+def test_what_was_lost_whole_waits_for_its_client(make: Make) -> None:
+    transfer = make("verifying", file="f", checkpoint=64)
+    assert sweep() == Report(interrupted=1)
+    assert status_of(transfer) == "interrupted"
+
+
+@pytest.mark.parametrize("status", ["requested", "receiving", "verifying"])
+def test_what_a_live_connection_writes_is_left_alone(
+    make: Make, hold: Callable[[Transfer], PartialFile], status: str
+) -> None:
+    transfer = make(status, checkpoint=64)
+    hold(transfer)
+    assert sweep() == Report()
+    assert status_of(transfer) == status
+
+
+def test_what_an_agent_was_just_asked_for_is_left_alone(client1: Client, make: Make) -> None:
+    come_online(client1)
+    transfer = make("requested")
+    assert sweep() == Report()
+    assert status_of(transfer) == "requested"
+
+
+def test_what_an_agent_was_asked_for_before_it_left_waits(make: Make) -> None:
+    transfer = make("requested")
+    assert sweep() == Report(interrupted=1)
+    assert status_of(transfer) == "queued"
+
+
+@pytest.mark.parametrize("status", ["queued", "interrupted", "failed", "cancelled", "expired"])
+def test_what_nobody_works_on_is_left_alone(make: Make, status: str) -> None:
+    transfer = make(status)
+    assert sweep() == Report()
+    assert status_of(transfer) == status
+
+
+def test_what_is_past_its_deadline_expires(make: Make) -> None:
+    transfer = make("queued", deadline=timezone.now() - timedelta(seconds=1))
+    assert sweep() == Report(expired=1)
+    assert status_of(transfer) == "expired"
+
+
+def test_a_connection_that_takes_a_row_on_meanwhile_has_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = make("receiving")
+
+    def taken_on(row: Transfer) -> bool:
+        Transfer.objects.filter(pk=row.pk).update(status=Status.REQUESTED, epoch=6)
+        return False
+
+    monkeypatch.setattr(Transfer, "is_being_written", property(taken_on))
+    assert sweep() == Report()
+    assert status_of(transfer) == "requested"
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def test_landed_files_that_are_gone_are_reported(make: Make, data_dir: Path) -> None:
+    (data_dir / "downloads/there").touch()
+    make("completed", file="there")
+    transfer = make("completed", file="gone")
+    assert sweep() == Report(missing=("gone",))
+    assert status_of(transfer) == "completed"
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [(status, status not in ("failed", "cancelled", "expired", "completed")) for status in Status],
+)
+def test_an_old_partial_file_is_removed_when_its_transfer_has_ended(
+    make: Make, data_dir: Path, status: str, kept: bool
+) -> None:
+    (data_dir / "downloads/f").touch()
+    path = leave_partial(make(status, file="f").partial_path, age=ORPHAN_SECONDS + 60)
+    assert sweep().removed == (not kept)
+    assert path.exists() == kept
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("stem", [str(uuid.uuid4()), "not-a-uuid"])
+@pytest.mark.parametrize(
+    ("age", "kept"), [(ORPHAN_SECONDS + 60, False), (ORPHAN_SECONDS - 60, True)]
+)
+def test_a_partial_file_without_a_transfer_is_removed_after_a_day(
+    data_dir: Path, stem: str, age: int, kept: bool
+) -> None:
+    path = leave_partial(data_dir / f"partial/{stem}.part", age)
+    assert sweep().removed == (not kept)
+    assert path.exists() == kept
+
+
+@pytest.mark.django_db
+def test_other_files_are_left_alone(data_dir: Path) -> None:
+    path = leave_partial(data_dir / "partial/notes.txt", age=2 * ORPHAN_SECONDS)
+    assert sweep() == Report()
+    assert path.exists()
+
+
+def test_a_partial_file_that_somebody_writes_is_left_alone(
+    make: Make, hold: Callable[[Transfer], PartialFile]
+) -> None:
+    transfer = make("failed")
+    hold(transfer)
+    os.utime(transfer.partial_path, (0, 0))
+    assert sweep() == Report()
+    assert transfer.partial_path.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.xfail(strict=True, reason="_remove_orphans does not catch StorageError")
+def test_a_partial_file_that_cannot_be_removed_stops_nothing(data_dir: Path) -> None:
+    """Else one odd entry in `partial/` keeps the server from starting."""
+    odd = data_dir / "partial/odd.part"
+    odd.mkdir()
+    os.utime(odd, (0, 0))
+    assert sweep() == Report()
+
+
+# At the start ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_start_sweeps(make: Make) -> None:
+    transfer = make("receiving")
+    at_start()
+    assert status_of(transfer) == "queued"
+
+
+def test_a_start_stops_on_a_deploy_mistake_with_what_to_do(settings: Settings) -> None:
+    settings.WORKERS = 2
+    with pytest.raises(ImproperlyConfigured, match="2 workers share no channel layer.*REDIS_URL"):
+        at_start()
+
+
+@pytest.mark.django_db
+def test_a_start_stops_on_a_database_without_tables_with_what_to_do() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE transfers_transfer RENAME TO elsewhere")
+    with pytest.raises(ImproperlyConfigured, match=r"not ready.*manage\.py migrate"):
+        at_start()
+
+
+def test_a_start_stops_on_a_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def down() -> Report:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(recovery, "sweep", down)
+    with pytest.raises(ImproperlyConfigured, match="connection refused"):
+        at_start()
