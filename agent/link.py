@@ -41,6 +41,7 @@ from .wire.messages import (
     Welcome,
 )
 from .wire.session import Session, Violation
+from .wire.state import Link as State
 from .wire.state import Side
 
 MIN_DELAY = 1.0
@@ -216,6 +217,8 @@ class Link:
             await self._take(self._session.receive(data))
 
     async def _send(self, message: Message) -> None:
+        if self._session.link is State.CLOSED:
+            raise LinkDown("we have said good-bye")
         await self._socket.send(self._session.send(message))
 
     async def _take(self, message: Message | Violation | None) -> None:
@@ -244,7 +247,7 @@ class Link:
         say(f"registered as {shown(welcome.client)}")
 
     async def _beat(self, seconds: float) -> None:
-        with contextlib.suppress(ConnectionClosed):  # the receiving side says so
+        with contextlib.suppress(ConnectionClosed, LinkDown):  # the receiving side says so
             while True:
                 await asyncio.sleep(seconds)
                 await self._send(Heartbeat())
@@ -263,7 +266,7 @@ class Link:
             del self._sendings[sending.request.transfer]
         if task.cancelled() or task.exception() is None:
             return
-        if not isinstance(task.exception(), ConnectionClosed):
+        if not isinstance(task.exception(), ConnectionClosed | LinkDown):
             # A bug of ours: end the conversation, so that the server asks anew.
             say(f"[client] failed inside: {task.exception()!r}")
             self._socket.transport.abort()

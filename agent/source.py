@@ -58,16 +58,19 @@ class Policy:
         return self._below_a_root(path)
 
     def _below_a_root(self, path: str) -> tuple[Path, Path]:
-        allowed: list[tuple[Path, Path]] = []
+        inside = escaped = False
         for root in self.roots:
             real_root = self._resolved(root)
-            candidate = self._resolved(real_root / path)  # an absolute path replaces the root
-            if candidate.is_relative_to(real_root):
-                allowed.append((candidate, real_root))
-        for candidate, root in allowed:
-            if os.path.lexists(candidate):
-                return candidate, root
-        if allowed:
+            named = real_root / path  # an absolute path replaces the root
+            candidate = self._resolved(named)
+            if not candidate.is_relative_to(real_root):
+                # It is there, and a link or `..` leads out; said so, even if another root lacks it.
+                escaped = escaped or (named.is_relative_to(real_root) and os.path.lexists(named))
+            elif os.path.lexists(candidate):
+                return candidate, real_root
+            else:
+                inside = True
+        if inside and not escaped:
             raise SourceError("not_found", f"{path}: there is no such file")
         raise SourceError("forbidden", f"{path} is not below a --root of the agent")
 

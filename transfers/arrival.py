@@ -125,8 +125,9 @@ class Arrival:
     async def land(self, final: Path) -> None:
         await in_thread(self._partial.land, final)
 
-    async def discard(self) -> None:
-        await in_thread(self._partial.discard)
+    async def give_back(self, *, keep: bool) -> None:
+        """Make room after a failure: remove the file, or keep it up to its checkpoint."""
+        await in_thread(self._partial.rewind if keep else self._partial.discard)
 
     def close(self) -> None:
         self._partial.close()

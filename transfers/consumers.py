@@ -29,7 +29,7 @@ from agent.wire.messages import (
     Welcome,
 )
 from agent.wire.session import Session, Violation
-from agent.wire.state import Link, Side, Stage
+from agent.wire.state import OVER, Link, Side
 
 from . import dispatch
 from .attendant import Attendant
@@ -122,7 +122,7 @@ class AgentConsumer(AsyncConsumer):
 
     async def _reply(self, message: Outgoing) -> None:
         """Send for an intake. An `abort` of the agent may have ended its conversation meanwhile."""
-        over = message.transfer and self.session.stage(message.transfer) is Stage.CLOSED
+        over = message.transfer and self.session.stage(message.transfer) in OVER
         if isinstance(message, Request) or not over:
             await self._say(message)
 
@@ -131,7 +131,7 @@ class AgentConsumer(AsyncConsumer):
         if not self.closing:
             self.closing = True
             await self.send({"type": "websocket.send", "text": self.session.end(farewell)})
-            await self.send({"type": "websocket.close", "code": code})
+            await self.send({"type": "websocket.close", "code": int(code)})  # autobahn: no enum
 
     # Presence -----------------------------------------------------------------------------------
 

@@ -315,7 +315,7 @@ class Intake:
     async def _discard(self) -> None:
         """Remove what arrived, also where it was ended between the rename and the row."""
         if self._arrival is not None:
-            await self._arrival.discard()
+            await self._arrival.give_back(keep=False)
         if self.transfer.landed_path is not None:
             await in_thread(self.transfer.landed_path.unlink, missing_ok=True)
 
@@ -332,8 +332,8 @@ class Intake:
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
         """We give up: the row first, then the agent."""
         log.warning("%s: %s: %s", self._label, code, shown(detail))
-        if not keep and self._arrival is not None:
-            await self._arrival.discard()
+        if self._arrival is not None:  # before the row: its database may be on the same full disk
+            await self._arrival.give_back(keep=keep)
         try:
             await self._fail(code, detail, keep=keep)
         except StatusConflict:

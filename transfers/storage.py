@@ -171,6 +171,14 @@ class PartialFile:
         self.checkpointed = self.offset
         return self.offset
 
+    def rewind(self) -> None:
+        """Give up what is not on disk for certain: on a full disk that makes room. Raises StorageError.
+
+        The digest does not follow: only `close` or `discard` may come after it.
+        """
+        with _disk_errors():
+            os.ftruncate(self._descriptor, self.checkpointed)
+
     def hexdigest(self) -> str:
         """SHA-256 of all bytes in the file."""
         return self._digest.hexdigest(self.offset)

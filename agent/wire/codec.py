@@ -122,15 +122,22 @@ def _build(cls: type[Message], values: dict[str, Any]) -> Message:
 
 def _parse(name: str, value: Any) -> Any:
     if name == "transfer" and isinstance(value, str):
-        try:
-            return UUID(value)
-        except ValueError:
-            raise BadMessage("transfer must be a UUID") from None
+        return _uuid(value)
     if name in ("ranges", "codecs"):
         if not isinstance(value, list):
             raise BadMessage(f"{name} must be a list")
         return tuple(_pair(item) if name == "ranges" else item for item in value)
     return value
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        parsed = None
+    if str(parsed) != text.lower():  # Python also takes braces, `urn:uuid:` and dashes anywhere
+        raise BadMessage("transfer must be a UUID")
+    return UUID(text)
 
 
 def _pair(item: object) -> tuple[object, object]:

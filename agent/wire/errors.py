@@ -41,19 +41,18 @@ ERRORS: dict[str, ErrorInfo] = {info.code: info for info in _TABLE}
 
 
 class CloseCode(IntEnum):
-    """How a conversation's socket is closed (RFC 6455 section 7.4; 4000 and up are ours).
+    """How a conversation's socket is closed: RFC 6455's codes (section 7.4.1) plus 3000, and our own.
 
-    Codes only: daphne drops close reasons, so the sentence travels in an `abort` before it.
+    Plus 3000, because autobahn lets an application close with 1000 or 3000 to 4999 only (26.10.2,
+    `sendClose`). Codes only: daphne drops close reasons, so the sentence travels in an `abort` before.
     """
 
-    NORMAL = 1000
-    PROTOCOL_ERROR = 1002
-    INVALID_DATA = 1007
-    POLICY_VIOLATION = 1008
-    INTERNAL = 1011
     SUPERSEDED = 4001
     """A newer connection of the same client took over."""
+    PROTOCOL_ERROR = 4002
     REVOKED = 4003
+    INVALID_DATA = 4007
+    POLICY_VIOLATION = 4008
 
 
 class LocalProtocolError(Exception):

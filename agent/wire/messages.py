@@ -178,7 +178,7 @@ class Start:
 class Chunk:
     """A piece of the source. The only binary message.
 
-    `payload` may be any buffer; a received one is a view into the message that it came in.
+    The payload of a received one is a view into the message that it came in.
     """
 
     kind: ClassVar[str] = "chunk"
@@ -193,6 +193,12 @@ class Chunk:
         _uuid("transfer", self.transfer)
         _whole("offset", self.offset, most=MAX_OFFSET - MAX_CHUNK)
         _codec("codec", self.codec)
+        try:
+            bytewise = memoryview(self.payload).itemsize == 1
+        except TypeError:
+            bytewise = False
+        if not bytewise:
+            raise BadMessage("payload must be bytes, or a view of bytes")
         if not 1 <= len(self.payload) <= MAX_CHUNK:
             raise BadMessage(f"a chunk carries 1 to {MAX_CHUNK} bytes, not {len(self.payload)}")
 

@@ -25,7 +25,7 @@ from .messages import (
     Start,
     Welcome,
 )
-from .state import Link, Side, Stage, is_late, next_link, next_stage
+from .state import OVER, Link, Side, Stage, is_late, next_link, next_stage
 
 REMEMBERED = 1024
 """Ended transfers that a session still knows, so that a late message is told from a wrong one."""
@@ -165,7 +165,7 @@ class Session:
         self.link = Link.NEW
         self.max_chunk = MAX_CHUNK
         self._live: dict[UUID, Conversation] = {}
-        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._ended: OrderedDict[UUID, Stage] = OrderedDict()
 
     def end(self, farewell: Abort) -> str | bytes:
         """End the whole conversation, whatever state it is in; nothing is sent or received after."""
@@ -185,8 +185,8 @@ class Session:
         return self._flow(self._conversation(transfer))
 
     def _conversation(self, transfer: UUID) -> Conversation:
-        fresh = Conversation(Stage.CLOSED if transfer in self._ended else Stage.IDLE)
-        return self._live.get(transfer, fresh)
+        ended = Conversation(self._ended.get(transfer, Stage.IDLE))
+        return self._live.get(transfer, ended)
 
     def send(self, message: Message) -> str | bytes:
         """Judge a message of ours and encode it; the caller puts it on the socket, in this order.
@@ -270,11 +270,11 @@ class Session:
         return known.flow
 
     def _remember(self, transfer: UUID, known: Conversation) -> None:
-        if known.stage is not Stage.CLOSED:
+        if known.stage not in OVER:
             self._ended.pop(transfer, None)
             self._live[transfer] = known
             return
         self._live.pop(transfer, None)
-        self._ended[transfer] = None
+        self._ended[transfer] = known.stage
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

@@ -6,7 +6,7 @@ A look-up that fails names the state and the message.
 
 A transfer's conversation::
 
-    IDLE --request--> REQUESTED --offer--> OFFERED --start--> SENDING --end--> ENDED --landed--> CLOSED
+    IDLE --request--> REQUESTED --offer--> OFFERED --start--> SENDING --end--> ENDED --landed--> LANDED
                                                               chunk, ack       ack
 
 * The agent ends it with `abort`, which needs no answer: CLOSED.
@@ -67,7 +67,9 @@ class Stage(Enum):
     SENDING = "sending"
     ENDED = "ended"
     STOPPING = "stopping"
+    LANDED = "landed"
     CLOSED = "closed"
+    """Ended without landing; the server may ask again."""
 
 
 Moves = Mapping[Side, Mapping[type[Message], Stage]]
@@ -105,22 +107,23 @@ STAGE_MOVES: Mapping[Stage, Moves] = {
         Side.AGENT: {Chunk: Stage.SENDING, End: Stage.ENDED, Abort: Stage.CLOSED},
     },
     Stage.ENDED: {
-        Side.SERVER: {Ack: Stage.ENDED, Landed: Stage.CLOSED, **_SERVER_STOPS},
+        Side.SERVER: {Ack: Stage.ENDED, Landed: Stage.LANDED, **_SERVER_STOPS},
         Side.AGENT: {Abort: Stage.CLOSED},
     },
     Stage.STOPPING: {Side.AGENT: {Abort: Stage.CLOSED}},
+    Stage.LANDED: {},
     Stage.CLOSED: {Side.SERVER: {Request: Stage.REQUESTED}},
 }
+
+OVER = frozenset({Stage.LANDED, Stage.CLOSED})
 
 LATE: Mapping[Stage, Mapping[Side, frozenset[type[Message]]]] = {
     # The server has stopped it; the agent does not know yet.
     Stage.STOPPING: {Side.AGENT: frozenset({Offer, Chunk, End})},
-    # The agent has aborted it, and the server does not know yet; or it has landed while the agent
-    # gave up waiting.
-    Stage.CLOSED: {
-        Side.SERVER: frozenset({Start, Ack, Landed, Cancel, Abort}),
-        Side.AGENT: frozenset({Abort}),
-    },
+    # The agent gave up waiting just when it landed.
+    Stage.LANDED: {Side.AGENT: frozenset({Abort})},
+    # The agent has aborted it, and the server does not know yet.
+    Stage.CLOSED: {Side.SERVER: frozenset({Start, Ack, Landed, Cancel, Abort})},
 }
 
 

@@ -32,7 +32,7 @@ from agent.wire.messages import (
     Welcome,
 )
 from agent.wire.session import Session, Violation
-from agent.wire.state import Side, Stage
+from agent.wire.state import Side
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -92,6 +92,14 @@ class Joined:
         assert len(data) == length
         return data
 
+    async def whole(self) -> End:
+        """Start it from 0, and hear all of it."""
+        await self.start()
+        while isinstance(message := await self.hear(), Chunk):
+            pass
+        assert isinstance(message, End)
+        return message
+
     async def is_quiet(self) -> bool:
         """Whether nothing more comes; that nothing will can be told only by waiting."""
         await asyncio.sleep(0.1)
@@ -108,7 +116,8 @@ class Joined:
     async def ended(self) -> None:
         async with asyncio.timeout(20):
             await self.running
-        assert self.agent.stage(TRANSFER) is self.server.stage(TRANSFER) is Stage.CLOSED
+        assert not self.agent.open_transfers
+        assert not self.server.open_transfers
         assert await self.is_quiet()
 
 
@@ -122,6 +131,13 @@ async def joined(
     finally:
         joined.running.cancel()
         await asyncio.wait([joined.running])
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test leaves behind is complained about in this test, not in the middle of another."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -459,13 +475,17 @@ async def is_closed(source: Source) -> bool:
     return False
 
 
-async def test_the_file_is_closed_after_it_was_sent(
-    file: Path, data: bytes, sources: list[Source]
-) -> None:
+@pytest.mark.xfail(strict=True, reason="shutdown(cancel_futures=True) cancels the closing, too")
+async def test_the_file_is_closed_after_it_was_sent(file: Path, sources: list[Source]) -> None:
+    """An agent stays online for months: a descriptor left open now and then is its end."""
+    busy = Disk()
     async with joined(Policy(file)) as it:
-        await it.start()
-        await it.chunks(len(data))
-        await it.land(data)
+        end = await it.whole()
+        busy.turning.clear()
+        it.sending._reader.submit(busy.wait)  # the thread has not yet come to closing the file
+        it.say(Landed(TRANSFER, end.sha256))
+        await it.ended()
+        busy.turning.set()
     assert await is_closed(sources[0])
 
 
@@ -473,12 +493,12 @@ async def test_the_file_is_closed_after_it_was_sent(
 async def test_the_file_is_closed_after_a_cancel_while_the_disk_is_slow(
     file: Path, sources: list[Source], disk: Disk
 ) -> None:
-    """An agent stays online for months: a descriptor left open at each lost link is its end."""
     disk.turning.clear()
     async with joined(Policy(file)) as it:
         await it.start()
         await disk.asked()
         it.say(Cancel(TRANSFER))
+        assert await it.hear() == Abort(TRANSFER, "cancelled")
         await it.ended()
         disk.turning.set()
     assert await is_closed(sources[0])
@@ -523,13 +543,7 @@ async def test_a_link_lost_at_once_leaves_no_work_behind(file: Path) -> None:
     async with joined(Policy(file)) as it:
         it.running.cancel()
         await asyncio.wait([it.running])
-        try:
-            assert await it.is_quiet()
-            assert it.sending._work.done()
-        finally:
-            it.sending._work.cancel()
-            await asyncio.wait([it.sending._work])
-            it.sending._reader.shutdown()
+        assert await it.is_quiet(), "it offers a file to nobody"
 
 
 # The length of chunks

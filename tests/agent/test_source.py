@@ -1,5 +1,6 @@
 """What may be read, how it is opened, and that a change while reading is noticed."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -381,12 +382,10 @@ def test_a_file_that_can_no_longer_be_looked_at_is_unreadable(
         raise OSError(116, "Stale file handle")
 
     source = Source.open(Policy(root / "data.bin"), None)
-    try:
-        monkeypatch.setattr(os, "fstat", stale)
+    with contextlib.closing(source), monkeypatch.context() as patch:
+        patch.setattr("agent.source.os.fstat", stale)
         with pytest.raises(SourceError, match="Stale file handle"):
             source.check_unchanged()
-    finally:
-        source.close()
 
 
 def test_what_is_open_is_read_to_its_end_even_when_another_file_takes_its_name(

@@ -1,14 +1,18 @@
 """The real server under Daphne and real agents, as processes, for tests and benchmarks."""
 
+import atexit
+import functools
 import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -58,12 +62,18 @@ def make_file(path: Path, size: int) -> Path:
 class Program:
     """A process whose output goes to a file that the test reads."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: dict[str, str],
+        wrapper: Sequence[str] = (),
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=environment.pop("CWD", str(PROJECT)),
+                [*wrapper, sys.executable, *command],
+                cwd=PROJECT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -108,6 +118,24 @@ class Program:
         return int(found[1]) * 1024
 
 
+@functools.cache
+def _template() -> tuple[Path, str]:
+    """A data directory with a migrated database and the operator's API token, to be copied."""
+    directory = Path(tempfile.mkdtemp(prefix="silentmode-template-"))
+    atexit.register(shutil.rmtree, directory)
+    environment = {**os.environ, "SILENTMODE_DATA_DIR": str(directory)}
+
+    def manage(*arguments: str) -> str:
+        command = [sys.executable, "manage.py", *arguments]
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environment, check=True, capture_output=True
+        )
+        return done.stdout.decode().strip()
+
+    manage("migrate", "--verbosity", "0")
+    return directory, manage("add_api_token", "operator")
+
+
 class Server:
     """A server with its data directory; it can be stopped and started again on the same port."""
 
@@ -116,8 +144,12 @@ class Server:
         self.port = free_port()
         self.environment = {"SILENTMODE_DATA_DIR": str(directory / "data"), **environment}
         directory.mkdir(parents=True, exist_ok=True)
-        self.manage("migrate", "--verbosity", "0")
-        self.token = self.manage("add_api_token", "operator")
+        if "DATABASE_URL" in environment:
+            self.manage("migrate", "--verbosity", "0")
+            self.token = self.manage("add_api_token", "operator")
+        else:
+            template, self.token = _template()
+            shutil.copytree(template, directory / "data")
         self._program: Program | None = None
 
     @property
@@ -234,6 +266,7 @@ class AgentProgram(Program):
         *,
         file: Path | None = None,
         roots: Sequence[Path] = (),
+        wrapper: Sequence[str] = (),
         **environment: str,
     ) -> None:
         command = ["-m", "agent", "--id", client, "--server", f"ws://127.0.0.1:{port}"]
@@ -241,4 +274,4 @@ class AgentProgram(Program):
             command += ["--file", str(file)]
         for root in roots:
             command += ["--root", str(root)]
-        super().__init__(command, log, {"SILENTMODE_TOKEN": token, **environment})
+        super().__init__(command, log, {"SILENTMODE_TOKEN": token, **environment}, wrapper)

@@ -104,6 +104,11 @@ def test_a_transfer_knows_whether_it_is_final(make: Make) -> None:
     assert {status for status in Status if make(status).is_final} == FINAL
 
 
+def _wear_out(transfer: Transfer, epoch: int) -> None:
+    transfer.source_changes = MAX_SOURCE_CHANGES
+    transfer.source_changed(epoch, "changed")
+
+
 Verb = Callable[[Transfer, int], object]
 HELD_VERBS: dict[str, tuple[str, Verb]] = {
     "offered": (
@@ -112,17 +117,12 @@ HELD_VERBS: dict[str, tuple[str, Verb]] = {
     ),
     "progressed": ("receiving", lambda t, epoch: t.progressed(epoch, received=9, checkpoint=8)),
     "source_changed": ("receiving", lambda t, epoch: t.source_changed(epoch, "changed")),
-    "source_changed_again": ("receiving", lambda t, epoch: _wear_out(t, epoch)),
+    "source_changed_again": ("receiving", _wear_out),
     "verified": ("receiving", lambda t, epoch: t.verified(epoch, sha256=SHA)),
     "landed": ("verifying", lambda t, epoch: t.landed(epoch)),
     "fail": ("receiving", lambda t, epoch: t.fail(epoch, "internal")),
     "link_lost": ("receiving", lambda t, epoch: t.link_lost(epoch)),
 }
-
-
-def _wear_out(transfer: Transfer, epoch: int) -> None:
-    transfer.source_changes = MAX_SOURCE_CHANGES
-    transfer.source_changed(epoch, "changed")
 
 
 @pytest.mark.parametrize(("status", "verb"), HELD_VERBS.values(), ids=HELD_VERBS)
@@ -452,7 +452,8 @@ def test_a_retry_rings(
 
 
 _RETRIED_IN_FLIGHT = pytest.mark.xfail(
-    strict=True, reason="the table allows `-> queued` for a lost link, and retry asks the table only"
+    strict=True,
+    reason="the table allows `-> queued` for a lost link, and retry asks the table only",
 )
 
 

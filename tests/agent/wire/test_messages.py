@@ -233,14 +233,11 @@ def test_a_chunk_does_not_print_its_payload() -> None:
     assert "secret" not in repr(Chunk(TRANSFER, 0, b"secret"))
 
 
-@pytest.mark.xfail(strict=True, reason="the payload's type and item size are not checked")
+@pytest.mark.xfail(strict=True, reason="the type of a payload is not checked")
 def test_a_chunk_carries_bytes_and_nothing_else() -> None:
-    wide: Any = memoryview(bytes(16)).cast("Q")  # two items, sixteen bytes
     text: Any = "text"
     with pytest.raises(BadMessage):
         Chunk(TRANSFER, 0, text)
-    with pytest.raises(BadMessage):
-        Chunk(TRANSFER, 0, wide)
 
 
 @given(st.one_of(*messages.values()))
