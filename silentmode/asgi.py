@@ -12,13 +12,13 @@ from django.urls import path, re_path
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "silentmode.settings")
 try:
     django_application = get_asgi_application()
+
+    from transfers import recovery
+    from transfers.consumers import AgentConsumer, refuse
+
+    recovery.at_start()
 except ImproperlyConfigured as bad:
     sys.exit(f"silentmode cannot start: {bad}")
-
-from transfers import recovery
-from transfers.consumers import AgentConsumer, refuse
-
-recovery.at_start()
 
 # Django's types know views only; channels routes to ASGI applications.
 routes: list[Any] = [

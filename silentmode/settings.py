@@ -13,6 +13,8 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from environs import Env, EnvError, validate
 
+os.umask(0o077)  # whatever the server writes, the database among it, is its user's alone
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -23,19 +25,25 @@ def _secret_key(path: Path) -> str:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
+            file.flush()
+            os.fsync(descriptor)
         try:
             path.hardlink_to(draft)
         except FileExistsError:
             pass
         finally:
             draft.unlink()
-    return path.read_text().strip()
+    if not (key := path.read_text().strip()):
+        raise ImproperlyConfigured(
+            f"{path} is empty. Remove it, and a new key is made (users log in anew)."
+        )
+    return key
 
 
 env = Env(expand_vars=False)
 try:
     with env.prefixed("SILENTMODE_"):
-        DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / "var"))).resolve()
+        DATA_DIR = Path(env.str("DATA_DIR", "") or BASE_DIR / "var").resolve()
         DEBUG = env.bool("DEBUG", False)
         ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
         CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
@@ -54,6 +62,11 @@ try:
     REDIS_URL = env.str("REDIS_URL", "")
 except EnvError as bad_value:
     raise ImproperlyConfigured(str(bad_value)) from None
+
+if REDIS_URL and not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
+    raise ImproperlyConfigured(
+        f"REDIS_URL {REDIS_URL!r} is no Redis URL, like redis://localhost:6379/0."
+    )
 
 PARTIAL_DIR = DATA_DIR / "partial"
 DOWNLOADS_DIR = DATA_DIR / "downloads"
@@ -143,7 +156,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL]},
+        # The layer waits 5 s at a time for a message, as long as redis-py 8 waits for any answer.
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 30}]},
     }
     if REDIS_URL
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
@@ -174,6 +188,7 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = BEHIND_TLS
 if BEHIND_TLS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # monitors ask past the proxy
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
 
 REST_FRAMEWORK = {

@@ -3,6 +3,8 @@
 from django.contrib import admin
 from django.urls import include, path
 
+handler400 = "transfers.views.bad_request"
+handler500 = "transfers.views.server_error"
 handler404 = "transfers.views.not_found"
 
 urlpatterns = [

@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from agent.wire.errors import ERRORS
 from agent.wire.messages import MAX_PATH
 
 from .auth import Action, may
@@ -106,7 +107,8 @@ class TransferAdmin(ReadOnlyAdmin):
     def error(self, transfer: Transfer) -> str:
         if not transfer.error_code:
             return ""
-        return f"{transfer.error_code}: {shown(transfer.error_detail)}"
+        advice = " (a retry can help)" if ERRORS[transfer.error_code].retryable else ""
+        return f"{transfer.error_code}: {shown(transfer.error_detail)}{advice}"
 
     def has_steer_permission(self, request: HttpRequest) -> bool:
         return may(request.user, Action.STEER_TRANSFER)
@@ -148,7 +150,7 @@ class RequestFileForm(forms.Form):
 class ClientAdmin(ReadOnlyAdmin):
     sees = Action.SEE_CLIENTS
     list_display = (
-        "id", "presence", "last_seen", "platform_shown", "hostname_shown", "agent_version",
+        "id", "presence", "last_seen", "platform", "hostname", "agent_version",
         "labels", "revoked_at",
     )  # fmt: skip
     list_filter = ("platform", "agent_version", ("revoked_at", admin.EmptyFieldListFilter))
@@ -156,7 +158,7 @@ class ClientAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     actions = ("request_file", "revoke")
     readonly_fields = (
-        "id", "presence", "last_seen", "platform_shown", "hostname_shown", "agent_version",
+        "id", "presence", "last_seen", "platform", "hostname", "agent_version",
         "labels", "revoked_at", "created_at",
     )  # fmt: skip
     fields = readonly_fields
@@ -164,14 +166,6 @@ class ClientAdmin(ReadOnlyAdmin):
     @admin.display(description="online", boolean=True, ordering="online_until")
     def presence(self, client: Client) -> bool:
         return client.online
-
-    @admin.display(description="platform", ordering="platform")
-    def platform_shown(self, client: Client) -> str:
-        return shown(client.platform)
-
-    @admin.display(description="hostname", ordering="hostname")
-    def hostname_shown(self, client: Client) -> str:
-        return shown(client.hostname)
 
     def has_request_permission(self, request: HttpRequest) -> bool:
         return may(request.user, Action.REQUEST_FILE)
@@ -202,4 +196,4 @@ class ClientAdmin(ReadOnlyAdmin):
     def revoke(self, request: HttpRequest, queryset: QuerySet[Client]) -> None:
         for client in queryset:
             client.revoke()
-            self.message_user(request, f"{client} is refused from now on.", messages.SUCCESS)
+            self.message_user(request, f"Refused from now on: {client}.", messages.SUCCESS)

@@ -120,5 +120,8 @@ class MayOperate(BasePermission):
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         takes: Mapping[str, Action] = getattr(view, "takes", {})
-        action = takes.get(getattr(view, "action", None) or "")
+        name = getattr(view, "action", None)
+        if name is None and request.user.is_authenticated:
+            raise exceptions.MethodNotAllowed(request.method or "")
+        action = takes.get(name or "")
         return action is not None and may(request.user, action)

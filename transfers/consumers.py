@@ -9,6 +9,7 @@ import logging
 from typing import Any
 from uuid import UUID
 
+from autobahn.exception import Disconnected
 from channels.consumer import AsyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
@@ -110,10 +111,19 @@ class AgentConsumer(AsyncConsumer):
                 await self._close(message.close_code, message.farewell)
             case Hello():
                 await self._hello(message)
+            case Abort(transfer=None):
+                self.closing = True
+                await self.send({"type": "websocket.close"})
             case Heartbeat():
                 await self._heartbeat()
             case Offer() | Chunk() | End() | Abort(transfer=UUID()) if self.attendant:
                 self.attendant.receive(message)
+
+    async def send(self, message: dict[str, Any]) -> None:
+        try:
+            await super().send(message)
+        except Disconnected:  # the socket is gone, and `websocket.disconnect` is on its way
+            log.debug("%s: not sent, disconnected", self.scope["path"])
 
     async def _say(self, message: Message) -> None:
         """Send a message, unless the conversation is over: then there is nobody to tell."""

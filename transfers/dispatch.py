@@ -5,7 +5,9 @@ nothing else: the row is the truth. A ring may get lost (the layer is at most on
 it), so consumers also look at every connect and every heartbeat.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -31,22 +33,28 @@ def group_of(client_id: str) -> str:
 
 async def join(client_id: str, channel_name: str) -> None:
     """Hear the doorbell of a client. Membership ends by itself: join again at each heartbeat."""
-    await _layer().group_add(group_of(client_id), channel_name)
+    with _only_logged(f"join the group of {client_id}"):
+        await _layer().group_add(group_of(client_id), channel_name)
 
 
 async def leave(client_id: str, channel_name: str) -> None:
-    await _layer().group_discard(group_of(client_id), channel_name)
+    with _only_logged(f"leave the group of {client_id}"):
+        await _layer().group_discard(group_of(client_id), channel_name)
 
 
 async def ring(client_id: str) -> None:
-    """Have the client's connection, in whichever process it is, look at its rows.
-
-    A ring that fails is logged and not raised: the next heartbeat does its work.
-    """
-    try:
+    """Have the client's connection, in whichever process it is, look at its rows."""
+    with _only_logged(f"ring for {client_id}"):
         await _layer().group_send(group_of(client_id), RING)
-    except Exception:
-        log.warning("could not ring for %s; its next heartbeat will do", client_id, exc_info=True)
 
 
 ring_from_sync = async_to_sync(ring)
+
+
+@contextlib.contextmanager
+def _only_logged(what: str) -> Iterator[None]:
+    """A doorbell that is out of order is no reason to stop: the next heartbeat does its work."""
+    try:
+        yield
+    except Exception:
+        log.warning("could not %s; heartbeats will do", what, exc_info=True)

@@ -7,6 +7,7 @@ waiting to be written.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ from .storage import PartialBusy, StorageError
 
 BATCH_BYTES = 2 * 1024**2
 """Written in one go: few thread hops, and little that is written but not yet acknowledged."""
+
+ANSWER_SECONDS = 120.0
+"""For an offer, and for the confirmation of an end. A slow uplink may have a window queued before it."""
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +172,12 @@ class Intake:
         fingerprint = self.transfer.fingerprint if self.transfer.checkpoint else None
         log.info("Sending request_file to %s", self.transfer.client_id)
         await self._reply(Request(self.transfer.pk, self.transfer.path, fingerprint or None))
-        event = await self._next()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                event = await self._next()
+        except TimeoutError:
+            detail = f"The agent did not answer the request within {ANSWER_SECONDS:.0f} s."
+            raise Refused("timed_out", detail) from None
         if not isinstance(event, Offer):
             raise TypeError(f"{event} instead of an offer passed the table")
         if event.size > settings.MAX_FILE_SIZE:
@@ -361,8 +370,10 @@ class Intake:
         if isinstance(self._leaving, LinkLost):
             return
         await self._reply(message)
-        while not isinstance(await self._events.get(), Abort | LinkLost):
-            pass
+        with contextlib.suppress(TimeoutError):  # it is not asked again on this connection, then
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while not isinstance(await self._events.get(), Abort | LinkLost):
+                    pass
 
     @property
     def _label(self) -> str:

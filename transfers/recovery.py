@@ -95,7 +95,7 @@ def _remove_orphans() -> int:
             if path.stat().st_mtime > oldest or _is_needed(path.stem):
                 continue
             removed += storage.discard(path)
-        except (FileNotFoundError, storage.PartialBusy) as reason:
+        except (FileNotFoundError, storage.PartialBusy, storage.StorageError) as reason:
             log.info("sweep: left %s: %r", path.name, reason)
     return removed
 

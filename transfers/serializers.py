@@ -93,10 +93,19 @@ class StrictSerializer(serializers.Serializer[Any]):
         return values
 
 
+class StrictCharField(serializers.CharField):
+    """Refuses numbers, which DRF would take for their digits."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class DownloadSerializer(StrictSerializer):
     """The body of `POST /download/<client_id>`."""
 
-    path = serializers.CharField(
+    path = StrictCharField(
         required=False,
         allow_null=True,
         default=None,
@@ -109,7 +118,7 @@ class DownloadSerializer(StrictSerializer):
 class RequestSerializer(DownloadSerializer):
     """The body of `POST /api/v1/transfers/`."""
 
-    client = serializers.CharField(max_length=64)
+    client = StrictCharField(max_length=64)
     deadline = serializers.DateTimeField(
         required=False, allow_null=True, default=None, help_text="The transfer expires then."
     )

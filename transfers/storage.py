@@ -58,10 +58,12 @@ class PartialLost(Exception):
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def _disk_errors(*, except_missing: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if except_missing and isinstance(error, FileNotFoundError):
+            raise
         raise StorageError(error) from error
 
 
@@ -89,6 +91,7 @@ class PartialFile:
         self.checkpointed = offset
         self._descriptor = descriptor
         self._digest = SourceDigest()
+        self._renamed = False
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -123,7 +126,7 @@ class PartialFile:
 
     def _prepare(self) -> None:
         try:
-            _lock(self._descriptor)
+            _lock(self._descriptor, self.path)
             if os.fstat(self._descriptor).st_size < self.offset:
                 raise PartialLost(self.path)
             os.ftruncate(self._descriptor, self.offset)
@@ -174,8 +177,12 @@ class PartialFile:
     def rewind(self) -> None:
         """Give up what is not on disk for certain: on a full disk that makes room. Raises StorageError.
 
-        The digest does not follow: only `close` or `discard` may come after it.
+        The digest does not follow: only `close` or `discard` may come after it. A file whose landing
+        failed after the rename is given up whole: it must not stay in the downloads.
         """
+        if self._renamed:
+            self.discard()
+            return
         with _disk_errors():
             os.ftruncate(self._descriptor, self.checkpointed)
 
@@ -191,6 +198,7 @@ class PartialFile:
         with _disk_errors():
             os.fsync(self._descriptor)
             os.rename(self.path, final)
+            self.path, self._renamed = final, True
             sync_directory(final.parent)
 
     def discard(self) -> None:
@@ -206,44 +214,51 @@ class PartialFile:
             self._descriptor = -1
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, path: Path) -> None:
+    """Take the writer's lock. Raises PartialBusy, also when the name is another file's by now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PartialBusy from None
+        same = os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except (BlockingIOError, FileNotFoundError):
+        same = False
+    if not same:
+        raise PartialBusy(path)
 
 
 # macOS has no fdatasync; fsync promises at least as much.
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
-def is_busy(path: Path) -> bool:
-    """Whether somebody writes to this partial file right now, in any process."""
-    try:
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the writer's lock of a file. Raises FileNotFoundError, PartialBusy, StorageError."""
+    with _disk_errors(except_missing=True):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
     try:
-        _lock(descriptor)
-    except PartialBusy:
-        return True
+        _lock(descriptor, path)
+        yield
     finally:
         os.close(descriptor)
-    return False
+
+
+def is_busy(path: Path) -> bool:
+    """Whether somebody writes to this file right now, in any process; or who knows."""
+    try:
+        with _held(path):
+            return False
+    except FileNotFoundError:
+        return False
+    except (PartialBusy, StorageError):
+        return True
 
 
 def discard(path: Path) -> bool:
-    """Remove a partial file that nobody writes to. Whether there was one.
-
-    Raises PartialBusy, StorageError.
-    """
-    if is_busy(path):
-        raise PartialBusy(path)
-    with _disk_errors():
-        try:
+    """Remove a file that nobody writes to. Whether there was one. Raises PartialBusy, StorageError."""
+    try:
+        with _held(path), _disk_errors():
             path.unlink()
-        except FileNotFoundError:
-            return False
+    except FileNotFoundError:
+        return False
     return True
 
 
@@ -256,7 +271,8 @@ def landed_name(client: str, stamp: str, name: str, number: int = 1) -> str:
     that is taken: `till-2.db`.
     """
     base = re.split(r"[/\\]", name)[-1]
-    label = re.sub(r"[^A-Za-z0-9._-]+", "_", base).lstrip(".") or "file"
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", base)
+    label = re.sub(r"\.{2,}", ".", label).lstrip(".") or "file"
     stem, dot, suffix = label.rpartition(".")
     if not stem or len(suffix) > MAX_SUFFIX:
         stem, dot, suffix = label, "", ""

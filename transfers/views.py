@@ -15,6 +15,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
+from agent.wire.errors import ERRORS
+
 from . import content
 from .auth import Action, AgentRefused, authenticate_agent
 from .models import Client, Status, StatusConflict, Transfer, is_client_id
@@ -74,6 +76,14 @@ def _sentence(data: Any, field: str = "") -> str:
     return f"{field}: {data}" if field else str(data)
 
 
+def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+    return JsonResponse({"code": "bad_request", "detail": "The request is malformed."}, status=400)
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"code": "internal", "detail": ERRORS["internal"].sentence}, status=500)
+
+
 def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
     return JsonResponse({"code": "not_found", "detail": "There is no such page."}, status=404)
 
@@ -110,6 +120,8 @@ class TransferViewSet(
     @extend_schema(request=RequestSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def create(self, request: Request) -> Response:
         """Ask for a file."""
+        if asked := self._asked_before():
+            return self._answer(asked)
         body = RequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
@@ -121,23 +133,41 @@ class TransferViewSet(
     @extend_schema(request=DownloadSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def download(self, request: Request, client_id: str) -> Response:
         """Ask a client for a file: the short form."""
+        if asked := self._asked_before():
+            return self._answer(asked)
         body = DownloadSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         return self._ask(_client(client_id), **body.validated_data)
 
-    def _ask(self, client: Client, **values: Any) -> Response:
-        if client.revoked_at is not None:
-            raise Conflict(f"The access of client {client} was revoked.", code="revoked")
+    @property
+    def _idempotency_key(self) -> str | None:
         key = self.request.headers.get("Idempotency-Key")
         if key is not None and not 1 <= len(key) <= 255:
             raise exceptions.ValidationError({"Idempotency-Key": ["It has 1 to 255 characters."]})
-        transfer, _ = Transfer.ask(
-            client, requested_by=self.request.user, idempotency_key=key, **values
+        return key
+
+    def _asked_before(self) -> Transfer | None:
+        """The transfer of an earlier request with this key, whatever has become of its client since."""
+        key = self._idempotency_key
+        mine = Transfer.objects.filter(requested_by=self.request.user.pk, idempotency_key=key)
+        return mine.first() if key else None
+
+    def _ask(self, client: Client, **values: Any) -> Response:
+        if client.revoked_at is not None:
+            raise Conflict(f"The access of client {client} was revoked.", code="revoked")
+        return self._answer(
+            Transfer.ask(
+                client,
+                requested_by=self.request.user,
+                idempotency_key=self._idempotency_key,
+                **values,
+            )
         )
+
+    def _answer(self, transfer: Transfer) -> Response:
         url = self.request.build_absolute_uri(f"/api/v1/transfers/{transfer.pk}/")
-        return Response(
-            self.get_serializer(transfer).data, status.HTTP_202_ACCEPTED, headers={"Location": url}
-        )
+        data = self.get_serializer(transfer).data
+        return Response(data, status.HTTP_202_ACCEPTED, headers={"Location": url})
 
     @extend_schema(request=None, responses={200: TransferSerializer, **REFUSALS, **CONFLICT})
     @action(detail=True, methods=["post"])
@@ -169,6 +199,10 @@ class TransferViewSet(
         """The landed file, or a `Range` of it."""
         transfer = self.get_object()
         path = transfer.landed_path
+        if transfer.error_code:
+            status_code = ERRORS[transfer.error_code].http_status
+            answer = {"code": transfer.error_code, "detail": transfer.error_detail}
+            return Response(answer, status_code)
         if transfer.status != Status.COMPLETED or path is None:
             raise Conflict(f"The file has not landed: the transfer is {transfer.status}.")
         try:

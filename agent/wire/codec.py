@@ -6,7 +6,7 @@ types and bad values are refused with a sentence.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 from uuid import UUID
 
@@ -114,10 +114,10 @@ def _refuse_constant(constant: str) -> None:
 def _build(cls: type[Message], values: dict[str, Any]) -> Message:
     """An instance of cls from a JSON object: lists become tuples, UUIDs are parsed."""
     known = {f.name: _parse(f.name, values[f.name]) for f in fields(cls) if f.name in values}
-    try:
-        return cls(**known)
-    except TypeError as missing:
-        raise BadMessage(f"{cls.kind} lacks a field: {missing}") from None
+    required = {f.name for f in fields(cls) if f.default is MISSING}
+    if lacking := sorted(required - known.keys()):
+        raise BadMessage(f"{cls.kind} lacks {', '.join(lacking)}")
+    return cls(**known)
 
 
 def _parse(name: str, value: Any) -> Any:

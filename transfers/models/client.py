@@ -1,5 +1,6 @@
 """A client: a machine that files are pulled from, its presence and its connection's epoch."""
 
+import contextlib
 import re
 from datetime import timedelta
 from typing import Self
@@ -10,6 +11,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from transfers import dispatch
+from transfers.progress import shown
+
+from .status import FINAL, StatusConflict
 
 HEARTBEAT = 15
 """Seconds between heartbeats: under daphne's 20 s of silence before it sends a ping of its own."""
@@ -73,9 +77,9 @@ class Client(models.Model):
                 epoch=F("epoch") + 1,
                 online_until=now + LEASE,
                 last_seen=now,
-                platform=platform,
-                hostname=hostname,
-                agent_version=agent_version,
+                platform=shown(platform)[:255],
+                hostname=shown(hostname)[:255],
+                agent_version=shown(agent_version)[:255],
             )
             self.refresh_from_db()
         return self.epoch
@@ -92,8 +96,11 @@ class Client(models.Model):
         Client.objects.filter(pk=self.pk, epoch=epoch).update(online_until=now)
 
     def revoke(self) -> None:
-        """Refuse this client from now on, and close its connection."""
+        """Refuse this client from now on, close its connection, and fail what it was asked for."""
         now = timezone.now()
         Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
         self.refresh_from_db(fields=["revoked_at"])
+        for transfer in self.transfers.exclude(status__in=FINAL):
+            with contextlib.suppress(StatusConflict):  # it just ended by itself
+                transfer.fail(transfer.epoch, "revoked")
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))

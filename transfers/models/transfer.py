@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from agent.wire.errors import ERRORS
 from transfers import dispatch, storage
+from transfers.progress import shown
 
 from .client import Client
 from .status import ACTIVE, ALLOWED, FINAL, PENDING, Status, StatusConflict
@@ -75,7 +76,7 @@ class Transfer(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.name or self.path or 'the default file'} from {self.client_id}"
+        return shown(f"{self.name or self.path or 'the default file'} from {self.client_id}")
 
     @property
     def partial_path(self) -> Path:
@@ -93,7 +94,8 @@ class Transfer(models.Model):
     @property
     def is_being_written(self) -> bool:
         """Whether a live connection, in any process, has the partial file open."""
-        return storage.is_busy(self.partial_path)
+        paths = filter(None, (self.partial_path, self.landed_path))  # a landing renames it first
+        return any(storage.is_busy(path) for path in paths)
 
     # Changes of status -----------------------------------------------------------------------
 
@@ -116,6 +118,8 @@ class Transfer(models.Model):
 
         A row that an older connection left active is let go first, unless it needs no agent any more.
         """
+        if epoch < self.epoch:
+            raise StatusConflict(self, Status.REQUESTED)
         if self.status == Status.VERIFYING and (self.is_being_written or self.finish_landing()):
             raise StatusConflict(self, Status.REQUESTED)
         if self.status in ACTIVE and self.epoch <= epoch:
@@ -135,6 +139,7 @@ class Transfer(models.Model):
         self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
     ) -> None:
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
+        changed = self.checkpoint > 0 and self.fingerprint != fingerprint
         self._move(
             Status.RECEIVING,
             holder=epoch,
@@ -143,6 +148,7 @@ class Transfer(models.Model):
             fingerprint=fingerprint,
             checkpoint=checkpoint,
             received=checkpoint,
+            source_changes=F("source_changes") + changed,
             started_at=self.started_at or timezone.now(),
         )
 
@@ -183,6 +189,8 @@ class Transfer(models.Model):
                         received=self.size,
                     )
             except IntegrityError:
+                if not Transfer.objects.filter(file=file).exists():
+                    raise
                 continue  # another transfer has reserved this name
             return Path(settings.DOWNLOADS_DIR / file)
         raise RuntimeError(f"no free name for {self} in {settings.DOWNLOADS_DIR}")
@@ -190,7 +198,11 @@ class Transfer(models.Model):
     def landed(self, epoch: int) -> None:
         """The file is in its place, verified and synced."""
         self._move(
-            Status.COMPLETED, holder=epoch, sha256=F("source_sha256"), finished_at=timezone.now()
+            Status.COMPLETED,
+            holder=epoch,
+            sha256=F("source_sha256"),
+            checkpoint=F("size"),
+            finished_at=timezone.now(),
         )
 
     def finish_landing(self) -> bool:
@@ -226,6 +238,8 @@ class Transfer(models.Model):
 
     def retry(self) -> None:
         """A new start of a failed transfer. Raises StatusConflict."""
+        if self.status != Status.FAILED:  # the table lets others become queued, for a lost link
+            raise StatusConflict(self, Status.QUEUED)
         self._move(
             Status.QUEUED,
             error_code="",
@@ -239,15 +253,15 @@ class Transfer(models.Model):
     def _withdraw(self) -> None:
         """Nobody wants it: tell its connection, if it has one, and remove what has arrived."""
         self._ring()
-        transaction.on_commit(self.discard_partial)
+        transaction.on_commit(self._discard_files)
 
-    def discard_partial(self) -> bool:
-        """Remove the partial file unless a live connection has it open, which then does it; whether."""
-        try:
-            return storage.discard(self.partial_path)
-        except (storage.PartialBusy, storage.StorageError) as reason:
-            log.info("left %s for later: %r", self.partial_path, reason)
-            return False
+    def _discard_files(self) -> None:
+        """Remove what has arrived, unless a live connection has it open, which then does it."""
+        for path in filter(None, (self.partial_path, self.landed_path)):
+            try:
+                storage.discard(path)
+            except (storage.PartialBusy, storage.StorageError) as reason:
+                log.info("left %s to its connection or a sweep: %r", path, reason)
 
     def _ring(self) -> None:
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.client_id))
@@ -290,8 +304,8 @@ class Transfer(models.Model):
         requested_by: Any = None,
         deadline: Any = None,
         idempotency_key: str | None = None,
-    ) -> tuple["Transfer", bool]:
-        """The one way to ask for a file: the transfer, and whether it is new.
+    ) -> "Transfer":
+        """The one way to ask for a file.
 
         The same user and idempotency key give the first request's transfer again.
         """
@@ -304,4 +318,4 @@ class Transfer(models.Model):
             )
         if new:
             transfer._ring()
-        return transfer, new
+        return transfer

@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from knox.models import AuthToken
 
-from transfers.auth import make_operator
+from transfers.auth import Action, make_operator, may
 
 
 class Command(BaseCommand):
@@ -19,12 +20,23 @@ class Command(BaseCommand):
         parser.add_argument("username")
 
     def handle(self, *args: Any, username: str, **options: Any) -> None:
-        user, new = User.objects.get_or_create(username=username)
-        if new:
-            user.set_unusable_password()
-            user.save()
-            make_operator(user)
-            self.stderr.write(f"Created the operator {username}.")
+        user = User.objects.filter(username=username).first() or self._create(username)
+        if not may(user, Action.REQUEST_FILE):
+            self.stderr.write(
+                f"{username} may not ask for files; the admin can give the permission."
+            )
         _, token = AuthToken.objects.create(user)
         self.stderr.write("The token is shown only now; send it as `Authorization: Token …`:")
         self.stdout.write(token)
+
+    def _create(self, username: str) -> User:
+        user = User(username=username)
+        user.set_unusable_password()
+        try:
+            user.full_clean()
+        except ValidationError as invalid:
+            raise CommandError(f"{username!r}: {' '.join(invalid.messages)}") from None
+        user.save()
+        make_operator(user)
+        self.stderr.write(f"Created the operator {username}.")
+        return user

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
+from agent.wire.errors import ERRORS
 from transfers.models import FINAL, Status
 from transfers.progress import shown
 
@@ -84,8 +85,10 @@ class Command(BaseCommand):
             return
         transfer = self._follow(api, transfer)
         if transfer["status"] != Status.COMPLETED:
-            error = transfer["error"] or {"code": transfer["status"], "detail": ""}
-            raise CommandError(f"{transfer['status']}: {shown(error['detail'])} ({error['code']})")
+            error = transfer["error"]
+            advice = " Trying again can help." if ERRORS[error["code"]].retryable else ""
+            sentence = f"{transfer['status']}: {shown(error['detail'])} ({error['code']})"
+            raise CommandError(sentence + advice)
         self.stdout.write(f"{transfer['sha256']}  {transfer['file']}")
 
     def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
