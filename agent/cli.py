@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,11 @@ def _token(token_file: Path | None) -> str:
 
 
 def _server(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"--server {url}: {error}") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.path not in ("", "/"):
         raise UsageError(f"--server {url}: it looks like wss://files.example.com or ws://host:8000")
     return f"{parts.scheme}://{parts.netloc}"
@@ -95,6 +100,10 @@ async def _run(identity: Identity, policy: Policy) -> None:
 
     def on_signal(number: int, frame: Any) -> None:
         loop.call_soon_threadsafe(stop.set)
+        # Threads may hang in a read, a look-up or a question; the interpreter would wait for them.
+        last_resort = threading.Timer(STOP_SECONDS, os._exit, (0,))
+        last_resort.daemon = True
+        last_resort.start()
 
     # Not loop.add_signal_handler: Windows has none.
     for number in (signal.SIGINT, signal.SIGTERM):

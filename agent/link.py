@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import UUID
@@ -115,7 +116,7 @@ async def stay_online(
             reason = str(down)
         except InvalidStatus as refusal:
             reason = await _refusal(identity, refusal, known=registered)
-        except (OSError, WebSocketException) as error:
+        except (OSError, ValueError, WebSocketException) as error:
             reason = f"{type(error).__name__}: {error}"
         registered = registered or link.registered
         if clock() - began >= STABLE_SECONDS:
@@ -137,8 +138,12 @@ async def _refusal(identity: Identity, refusal: InvalidStatus, *, known: bool) -
         return f"the server answered HTTP {status}"
     code, detail = await asyncio.to_thread(ask_why, identity)
     if code in ("revoked", "wrong_id") or (code == "unauthorized" and not known):
-        raise Refused(f"{detail} ({code})")
+        raise Refused(f"{shown(detail)} ({code})")
     return detail
+
+
+NO_ANSWER = (ValueError, KeyError, TypeError, OSError, RecursionError, HTTPException)
+"""What reading an answer may end with when it is not one of ours."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -159,12 +164,12 @@ def ask_why(identity: Identity) -> tuple[str, str]:
         with opener.open(request, timeout=HANDSHAKE_SECONDS):
             return "", "the server refused the handshake, and does not say why"
     except urllib.error.HTTPError as answer:
-        with answer, contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+        with answer, contextlib.suppress(*NO_ANSWER):
             reason = json.loads(answer.read(4096))
             if answer.code in (401, 403):
                 return str(reason["code"]), str(reason["detail"])
         return "", f"the server refused the handshake (HTTP {answer.code} when asked why)"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         return "", f"the server refused the handshake, and does not say why: {error}"
 
 
@@ -224,12 +229,15 @@ class Link:
     async def _take(self, message: Message | Violation | None) -> None:
         match message:
             case Violation():
-                await self._socket.send(self._session.end(message.farewell))
-                await self._socket.close(message.close_code)
+                self._stop_tasks()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await self._socket.send(self._session.end(message.farewell))
+                        await self._socket.close(message.close_code)
                 raise LinkDown(f"the server broke the protocol: {message.detail}")
             case Abort(transfer=None, code="revoked"):
                 raise Refused(
-                    f"{message.detail or 'The access of this client was revoked.'} (revoked)"
+                    f"{shown(message.detail) or 'The access of this client was revoked.'} (revoked)"
                 )
             case Abort(transfer=None):
                 raise LinkDown(f"the server says: {message.detail} ({message.code})")
@@ -276,12 +284,15 @@ class Link:
         if sending is not None:
             sending.receive(message)
 
-    async def _leave(self) -> None:
-        """Stop what is under way, and close the socket; on a dead link, without the good-bye."""
+    def _stop_tasks(self) -> list[asyncio.Task[None]]:
         tasks = [*self._tasks, *([self._heartbeat] if self._heartbeat else [])]
         for task in tasks:
             task.cancel()
-        if tasks:
+        return tasks
+
+    async def _leave(self) -> None:
+        """Stop what is under way, and close the socket; on a dead link, without the good-bye."""
+        if tasks := self._stop_tasks():
             await asyncio.wait(tasks)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):

@@ -86,10 +86,11 @@ class Sending:
         self._landed: asyncio.Future[Landed] = loop.create_future()
         self._stopped: Abort | Cancel | None = None
         self._credit = asyncio.Event()
+        self._source: Source | None = None
         self._sizer = ChunkSizer(MAX_CHUNK)
         # One thread: what is asked of it is done in order, and the digest wants the blocks in order.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
-        self._work = loop.create_task(self._see_through())
+        self._work: asyncio.Task[None] | None = None
 
     def receive(self, message: Incoming) -> None:
         """A message of the server about this transfer, judged already."""
@@ -103,10 +104,14 @@ class Sending:
                 self._landed.set_result(message)
             case Abort() | Cancel():
                 self._stopped = message
-                self._work.cancel()  # at its next step, so that it says no word more
+                if self._work is not None:
+                    self._work.cancel()  # at its next step, so that it says no word more
 
     async def run(self) -> None:
         """Send the file; returns when the transfer has ended in one way or another."""
+        self._work = asyncio.create_task(self._see_through())
+        if self._stopped is not None:
+            self._work.cancel()
         try:
             await self._work
         except asyncio.CancelledError:
@@ -115,7 +120,16 @@ class Sending:
             await self._confirm(self._stopped)
         finally:
             self._work.cancel()
-            self._reader.shutdown(wait=False, cancel_futures=True)
+            self._reader.submit(self._close_source)  # after the reads that are under way
+            self._reader.shutdown(wait=False)
+
+    def _open(self) -> Source:
+        self._source = Source.open(self._policy, self.request.path)
+        return self._source
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            self._source.close()
 
     async def _confirm(self, message: Abort | Cancel) -> None:
         """The server wants no more: say that nothing more comes."""
@@ -126,9 +140,8 @@ class Sending:
         await self._send(Abort(self.request.transfer, code))
 
     async def _see_through(self) -> None:
-        source: Source | None = None
         try:
-            source = await self._read(Source.open, self._policy, self.request.path)
+            source = await self._read(self._open)
             start = await self._offer(source)
             await self._send_ranges(source, start)
             await self._end(source)
@@ -136,9 +149,6 @@ class Sending:
             detail = shown(error.detail)[:MAX_DETAIL]
             say(f"[client] Not sent: {detail} ({error.code})")
             await self._send(Abort(self.request.transfer, error.code, detail))
-        finally:
-            if source is not None:
-                self._reader.submit(source.close)  # after the reads that are under way
 
     def _read(
         self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
@@ -183,13 +193,19 @@ class Sending:
     ) -> AsyncIterator[tuple[int, bytes]]:
         """The blocks of the ranges, in order, while the next ones are being read."""
         reads: deque[tuple[int, asyncio.Future[bytes]]] = deque()
-        for offset, length in blocks(ranges):
-            reads.append((offset, self._read(source.read, offset, length)))
-            if len(reads) > READ_AHEAD:
+        try:
+            for offset, length in blocks(ranges):
+                reads.append((offset, self._read(source.read, offset, length)))
+                if len(reads) > READ_AHEAD:
+                    first, read = reads.popleft()
+                    yield first, await read
+            while reads:
                 first, read = reads.popleft()
                 yield first, await read
-        for first, read in reads:
-            yield first, await read
+        finally:
+            for _, read in reads:
+                if not read.cancel() and not read.cancelled():
+                    read.exception()  # looked at: or asyncio would log it as never retrieved
 
     async def _send_block(self, offset: int, block: bytes, progress: Progress) -> None:
         """Cut a block into chunks, waiting for credit before each."""

@@ -53,7 +53,7 @@ class Policy:
             if self.file is None:
                 raise SourceError("forbidden", "The agent has no --file; ask for a path.")
             return self._resolved(self.file), None
-        if self.file is not None and path in (str(self.file), str(self.file.absolute())):
+        if self.file is not None and Path(path) in (self.file, self.file.absolute()):
             return self._resolved(self.file), None
         return self._below_a_root(path)
 
@@ -94,7 +94,7 @@ def _open_regular(path: str, directory: int | None = None) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, dir_fd=directory)
     after = os.fstat(descriptor)
-    if not os.path.samestat(before, after):
+    if not (os.path.samestat(before, after) and stat.S_ISREG(after.st_mode)):
         os.close(descriptor)
         raise SourceError("source_changed", f"{path} was replaced while it was opened")
     return descriptor
@@ -182,7 +182,11 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raises SourceError when the file is not what it was at the opening."""
-        if fingerprint(os.fstat(self._descriptor)) != self.fingerprint:
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError as error:  # a network file system may have lost it
+            raise _os_error(str(self.path), error) from None
+        if fingerprint(status) != self.fingerprint:
             raise SourceError("source_changed", f"{self.path} changed while it was read")
 
     def close(self) -> None:

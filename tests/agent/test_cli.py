@@ -139,13 +139,11 @@ async def test_a_server_url_that_makes_no_sense(file: Path, url: str) -> None:
     assert (await refused("--file", file, "--server", url)).startswith(f"error: --server {url}: ")
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback")
 @pytest.mark.parametrize("url", ["ws://localhost:99999", "ws://localhost:http", "ws://[::1"])
 async def test_a_server_url_that_cannot_be_read(file: Path, url: str) -> None:
     assert (await refused("--file", file, "--server", url)).startswith(f"error: --server {url}: ")
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback: UnicodeError is a ValueError, no OSError")
 async def test_a_host_that_can_be_no_name_is_no_crash(file: Path) -> None:
     """Wrong usage, or a server to be tried again; a traceback it is not."""
     async with agent("--file", file, "--server", "ws://a..b:8000") as it:
@@ -314,9 +312,6 @@ async def mute() -> AsyncIterator[tuple[str, asyncio.Event]]:
             done.set()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TimeoutError, reason="asyncio.run waits for the thread that asks"
-)
 async def test_a_signal_ends_it_while_it_asks_why_it_was_refused(file: Path) -> None:
     async with mute() as (url, asked), agent("--file", file, "--server", url) as it:
         async with asyncio.timeout(SECONDS):

@@ -338,7 +338,6 @@ async def test_a_server_that_breaks_the_rules_is_told_so_in_the_middle_of_a_tran
     assert "failed inside" not in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=True, reason="telling it waits without an end")
 async def test_a_server_that_breaks_the_rules_and_does_not_read_is_left_soon(
     tmp_path: Path,
 ) -> None:
@@ -655,17 +654,14 @@ async def test_a_server_that_cannot_be_asked_gives_no_reason() -> None:
         pytest.param(
             b"garbage\r\n\r\n",
             id="no HTTP",
-            marks=pytest.mark.xfail(strict=True, reason="http.client.HTTPException is not caught"),
         ),
         pytest.param(
             b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             id="a broken body",
-            marks=pytest.mark.xfail(strict=True, reason="http.client.HTTPException is not caught"),
         ),
         pytest.param(
             b"HTTP/1.1 403 No\r\nContent-Length: 4000\r\n\r\n" + b"[" * 4000,
             id="nested too deeply",
-            marks=pytest.mark.xfail(strict=True, reason="RecursionError is not caught"),
         ),
     ],
 )
@@ -713,13 +709,11 @@ async def test_only_a_session_of_a_minute_makes_the_pauses_short_again(
     assert (pauses.taken, pauses.lives) == (3, lives)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="ValueError is not caught")
 async def test_a_redirect_to_nonsense_does_not_end_the_agent() -> None:
     async with serving(never, lambda request: (302, {"Location": "ws://x:99999/"}, b"")) as url:
         await tries_again(url, Pauses(2))
 
 
-@pytest.mark.xfail(strict=True, reason="the sentence is printed as the server sent it")
 @pytest.mark.parametrize("final", ["handshake", "conversation"])
 async def test_a_final_refusal_carries_no_control_characters(final: str) -> None:
     """It is printed on the terminal of whoever started the agent."""

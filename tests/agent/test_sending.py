@@ -396,7 +396,6 @@ async def test_a_file_that_shrinks_while_it_is_sent_is_not_finished(file: Path) 
         await shrink(it, file)
 
 
-@pytest.mark.xfail(strict=True, reason="the failed reads ahead are never looked at")
 async def test_a_file_that_shrinks_leaves_no_traceback_in_the_log(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -475,7 +474,6 @@ async def is_closed(source: Source) -> bool:
     return False
 
 
-@pytest.mark.xfail(strict=True, reason="shutdown(cancel_futures=True) cancels the closing, too")
 async def test_the_file_is_closed_after_it_was_sent(file: Path, sources: list[Source]) -> None:
     """An agent stays online for months: a descriptor left open now and then is its end."""
     busy = Disk()
@@ -489,7 +487,6 @@ async def test_the_file_is_closed_after_it_was_sent(file: Path, sources: list[So
     assert await is_closed(sources[0])
 
 
-@pytest.mark.xfail(strict=True, reason="shutdown(cancel_futures=True) cancels the closing, too")
 async def test_the_file_is_closed_after_a_cancel_while_the_disk_is_slow(
     file: Path, sources: list[Source], disk: Disk
 ) -> None:
@@ -504,7 +501,6 @@ async def test_the_file_is_closed_after_a_cancel_while_the_disk_is_slow(
     assert await is_closed(sources[0])
 
 
-@pytest.mark.xfail(strict=True, reason="what is opened after the cancel is nobody's")
 async def test_a_file_that_takes_long_to_open_is_closed_after_a_cancel(
     file: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,7 +533,6 @@ async def test_a_cancel_does_not_wait_for_a_slow_disk(file: Path, disk: Disk) ->
         assert await it.hear() == Abort(TRANSFER, "cancelled")
 
 
-@pytest.mark.xfail(strict=True, reason="run() never begins, so that nothing stops the work")
 async def test_a_link_lost_at_once_leaves_no_work_behind(file: Path) -> None:
     """A request and the end of the link in one packet: the task is cancelled before its first step."""
     async with joined(Policy(file)) as it:

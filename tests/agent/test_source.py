@@ -87,7 +87,6 @@ def test_the_file_may_be_asked_for_as_it_was_given_or_by_its_absolute_path(
     assert content(policy, "data.bin") == content(policy, str(root / "data.bin")) == b"data"
 
 
-@pytest.mark.xfail(strict=True, reason="./data.bin is compared with data.bin as text")
 def test_the_file_may_be_asked_for_with_the_dot_that_it_was_given_with(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +326,6 @@ def test_a_fifo_swapped_in_does_not_block(root: Path, monkeypatch: pytest.Monkey
     assert refusal(Policy(roots=[root]), "data.bin") == "source_changed"
 
 
-@pytest.mark.xfail(strict=True, reason="the type of what was opened is not looked at again")
 def test_a_fifo_that_got_the_inode_number_of_the_file_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,7 +370,6 @@ def test_a_change_while_reading_is_noticed(root: Path, change: Callable[[Path], 
     source.close()
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="the OSError of fstat is not translated")
 def test_a_file_that_can_no_longer_be_looked_at_is_unreadable(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
