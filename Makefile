@@ -7,7 +7,7 @@ PORT ?= 8000
 DEMO_SIZE_MB ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test format lint types check-migrations tests requirements clean
+.PHONY: help demo run test system-deps format lint types check-migrations tests requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,6 +40,9 @@ check-migrations: $(VENV)/.dev
 
 tests: $(VENV)/.dev  ## all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST)
+
+system-deps:  ## what some tests use and skip without: PostgreSQL and Redis, from Debian
+	apt-get install --yes --no-install-recommends postgresql redis-server util-linux
 
 requirements: $(VENV)/.dev  ## pin the newest versions that requirements*.in allow
 	for name in agent/requirements requirements requirements-dev; do \

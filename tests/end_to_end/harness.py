@@ -1,6 +1,7 @@
 """The real server under Daphne and real agents, as processes, for tests and benchmarks."""
 
 import atexit
+import copy
 import functools
 import hashlib
 import json
@@ -152,6 +153,13 @@ class Server:
             shutil.copytree(template, directory / "data")
         self._program: Program | None = None
 
+    def beside(self) -> "Server":
+        """Another process on the same data, running."""
+        other = copy.copy(self)
+        other.port = free_port()
+        other.start()
+        return other
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -182,7 +190,9 @@ class Server:
 
     def start(self) -> None:
         command = ["-m", "daphne", "--port", str(self.port), "silentmode.asgi:application"]
-        self._program = Program(command, self.directory / "server.log", dict(self.environment))
+        self._program = Program(
+            command, self.directory / f"server-{self.port}.log", dict(self.environment)
+        )
 
         def healthy() -> bool:
             assert self.program.process.poll() is None, self.program.output

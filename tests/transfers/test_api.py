@@ -17,6 +17,7 @@ from knox.models import AuthToken
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
+from agent.wire.errors import ERRORS
 from transfers.models import Client, Status, Transfer
 
 TRANSFERS = "/api/v1/transfers/"
@@ -191,7 +192,6 @@ def test_a_bad_request_is_refused_with_the_field_named(
 
 
 @pytest.mark.usefixtures("client1")
-@pytest.mark.xfail(strict=True, reason="DRF's CharField takes a number for its digits")
 def test_a_path_that_is_a_number_is_refused(api: APIClient) -> None:
     response = api.post("/download/client1", {"path": 5}, format="json")
     assert_refused(response, 400, "invalid", "path: ")
@@ -277,9 +277,6 @@ def test_a_key_has_1_to_255_characters(api: APIClient, key: str) -> None:
     assert_refused(response, 400, "invalid", "Idempotency-Key")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="if_offline is looked at before the key: the repeat is answered 409"
-)
 def test_a_repeated_request_gets_the_first_ones_transfer_though_the_client_left(
     api: APIClient, client1: Client
 ) -> None:
@@ -291,6 +288,20 @@ def test_a_repeated_request_gets_the_first_ones_transfer_though_the_client_left(
     again = api.post(TRANSFERS, body, format="json", headers={"Idempotency-Key": "k"})
     assert first.status_code == 202
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+
+
+@pytest.mark.parametrize("url", ["/download/client1", TRANSFERS])
+def test_a_repeated_request_gets_the_first_ones_transfer_though_the_client_was_revoked(
+    api: APIClient, client1: Client, url: str
+) -> None:
+    body = {"client": "client1"} if url == TRANSFERS else {}
+    key = {"Idempotency-Key": "k"}
+    first = api.post(url, body, format="json", headers=key)
+    client1.revoke()
+    again = api.post(url, body, format="json", headers=key)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    assert again["Location"] == first["Location"]
+    assert again.json()["error"]["code"] == "revoked"
 
 
 # Who may -----------------------------------------------------------------------------------------
@@ -513,8 +524,8 @@ def test_what_has_not_ended_can_be_cancelled(api: APIClient, make: Make, status:
     "status",
     [
         "queued",
-        pytest.param("requested", marks=pytest.mark.xfail(strict=True, reason="see test_models")),
-        pytest.param("receiving", marks=pytest.mark.xfail(strict=True, reason="see test_models")),
+        "requested",
+        "receiving",
         "interrupted",
         "verifying",
         "completed",
@@ -534,9 +545,6 @@ def test_what_failed_can_be_retried(api: APIClient, make: Make) -> None:
     assert (response.json()["status"], response.json()["error"]) == ("queued", None)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="MayOperate refuses what is in no `takes` before DRF can say 405"
-)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -548,7 +556,8 @@ def test_what_failed_can_be_retried(api: APIClient, make: Make) -> None:
 )
 def test_what_a_page_cannot_do_is_told_as_that(api: APIClient, method: str, path: str) -> None:
     """Else an operator looks for a missing right: `GET` on the trigger is an easy mistake."""
-    assert_refused(getattr(api, method)(path), 405, "method_not_allowed")
+    assert_refused(getattr(api, method)(path), 405, "method_not_allowed", method.upper())
+    assert_refused(getattr(APIClient(), method)(path), 401, "not_authenticated")
 
 
 @pytest.mark.parametrize("method", ["put", "patch", "delete"])
@@ -556,7 +565,7 @@ def test_nothing_is_changed_or_deleted_by_hand(api: APIClient, make: Make, metho
     transfer = make()
     for path in (TRANSFERS, f"{TRANSFERS}{transfer.pk}/", "/api/v1/clients/client1/"):
         response = getattr(api, method)(path, {"status": "completed"}, format="json")
-        assert response.status_code in (403, 405)
+        assert_refused(response, 405, "method_not_allowed", method.upper())
     assert Transfer.objects.get().status == "queued"
 
 
@@ -608,6 +617,16 @@ def test_a_file_that_has_not_landed_is_a_conflict(
     (data_dir / "downloads/f").touch()
     response = api.get(f"{TRANSFERS}{make(status, file='f').pk}/content/")
     assert_refused(response, 409, "conflict", status)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_a_file_that_will_not_land_is_refused_with_what_went_wrong(
+    api: APIClient, make: Make, data_dir: Path, code: str
+) -> None:
+    (data_dir / "downloads/f").touch()
+    transfer = make("failed", file="f", error_code=code, error_detail="Bad luck.")
+    response = api.get(f"{TRANSFERS}{transfer.pk}/content/")
+    assert_refused(response, ERRORS[code].http_status, code, "Bad luck.")
 
 
 def test_a_landed_file_that_was_removed_is_not_found(
@@ -690,15 +709,12 @@ def test_a_page_that_does_not_exist_is_told_as_json(api: APIClient, path: str) -
     assert_refused(api.get(path), 404, "not_found")
 
 
-@pytest.mark.xfail(strict=True, reason="there is no handler400: Django answers with an HTML page")
 def test_a_host_that_is_not_allowed_is_told_as_json(settings: Settings) -> None:
     settings.ALLOWED_HOSTS = ["silentmode.example"]
     response = APIClient().get(TRANSFERS, headers={"Host": "evil.example"})
-    assert response.status_code == 400
-    assert response["Content-Type"] == "application/json"
+    assert_refused(response, 400, "bad_request")
 
 
-@pytest.mark.xfail(strict=True, reason="there is no handler500: Django answers with an HTML page")
 def test_a_failure_inside_is_told_as_json(operator: User, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object) -> None:
         raise RuntimeError("a bug")
@@ -706,5 +722,5 @@ def test_a_failure_inside_is_told_as_json(operator: User, monkeypatch: pytest.Mo
     monkeypatch.setattr("transfers.views.TransferViewSet.get_queryset", broken)
     api = APIClient(raise_request_exception=False, headers={"Authorization": token_of(operator)})
     response = api.get(TRANSFERS)
-    assert response.status_code == 500
-    assert response["Content-Type"] == "application/json"
+    assert_refused(response, 500, "internal", ERRORS["internal"].sentence)
+    assert "a bug" not in response.json()["detail"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
+from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
@@ -141,11 +142,23 @@ def test_every_action_is_a_permission_that_exists() -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(
-    "attributes", [{}, {"action": None}, {"action": "list"}, {"action": "list", "takes": {}}]
-)
+@pytest.mark.parametrize("attributes", [{"action": "list"}, {"action": "list", "takes": {}}])
 def test_a_view_that_says_nothing_about_rights_is_for_nobody(attributes: dict[str, Any]) -> None:
     request = Request(APIRequestFactory().get("/"))
     request.user = User.objects.create_superuser("root")
     view = type("View", (APIView,), attributes)()
     assert MayOperate().has_permission(request, view) is False
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("attributes", [{}, {"action": None}])
+def test_a_method_that_a_view_does_not_have_is_told_to_whoever_is_known(
+    attributes: dict[str, Any],
+) -> None:
+    request = Request(APIRequestFactory().put("/"))
+    view = type("View", (APIView,), attributes)()
+    request.user = AnonymousUser()
+    assert MayOperate().has_permission(request, view) is False
+    request.user = User.objects.create_user("otto")
+    with pytest.raises(MethodNotAllowed, match="PUT"):
+        MayOperate().has_permission(request, view)

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from pytest_django import Settings
 
@@ -16,6 +17,9 @@ from transfers import dispatch
 def client_id() -> str:
     """The layer outlives a test, so each has a client of its own."""
     return f"till-{uuid.uuid4()}"
+
+
+join, leave = async_to_sync(dispatch.join), async_to_sync(dispatch.leave)
 
 
 async def heard(channel: str) -> bool:
@@ -69,20 +73,38 @@ def test_ringing_for_nobody_is_no_error(client_id: str) -> None:
     dispatch.ring_from_sync(client_id)
 
 
+@pytest.mark.parametrize(
+    ("verb", "call", "said"),
+    [
+        (dispatch.ring_from_sync, "group_send", "could not ring for {}"),
+        (lambda client: join(client, "a.channel"), "group_add", "could not join the group of {}"),
+        (
+            lambda client: leave(client, "a.channel"),
+            "group_discard",
+            "could not leave the group of {}",
+        ),
+    ],
+    ids=["ring", "join", "leave"],
+)
 def test_a_layer_that_is_down_is_logged_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, client_id: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    client_id: str,
+    verb: Callable[[str], None],
+    call: str,
+    said: str,
 ) -> None:
     async def down(*args: object) -> None:
         raise ConnectionError("no Redis")
 
-    monkeypatch.setattr(InMemoryChannelLayer, "group_send", down)
+    monkeypatch.setattr(InMemoryChannelLayer, call, down)
     logger = logging.getLogger("transfers")
     logger.addHandler(caplog.handler)  # ours do not propagate
     try:
-        dispatch.ring_from_sync(client_id)
+        verb(client_id)
     finally:
         logger.removeHandler(caplog.handler)
-    assert f"could not ring for {client_id}" in caplog.text
+    assert said.format(client_id) in caplog.text
 
 
 def test_without_a_layer_a_ring_is_logged_and_stops_nothing(
@@ -90,6 +112,8 @@ def test_without_a_layer_a_ring_is_logged_and_stops_nothing(
 ) -> None:
     settings.CHANNEL_LAYERS = {}
     dispatch.ring_from_sync(client_id)
+    join(client_id, "a.channel")
+    leave(client_id, "a.channel")
 
 
 @pytest.mark.parametrize("client_id", ["a", "x" * 64, "A.b-c_d", "0"])

@@ -1,5 +1,6 @@
 """Putting right what a crash left behind, beside connections that are alive."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -75,10 +76,20 @@ def test_what_a_crash_left_receiving_waits_for_its_client(
 
 def test_what_a_crash_left_after_the_rename_has_landed(make: Make, data_dir: Path) -> None:
     (data_dir / "downloads/f").touch()
-    transfer = make("verifying", file="f", source_sha256=SHA)
+    transfer = make("verifying", file="f", source_sha256=SHA, size=9)
     assert sweep() == Report(completed=1)
     transfer.refresh_from_db()
-    assert (transfer.status, transfer.sha256) == ("completed", SHA)
+    assert (transfer.status, transfer.sha256, transfer.checkpoint) == ("completed", SHA, 9)
+
+
+def test_a_landing_whose_connection_is_alive_is_left_to_it(
+    make: Make, hold: Callable[[Transfer], PartialFile], data_dir: Path
+) -> None:
+    """Between the rename and the last change of the row."""
+    transfer = make("verifying", file="f", source_sha256=SHA, size=9)
+    hold(transfer).land(data_dir / "downloads/f")
+    assert sweep() == Report()
+    assert status_of(transfer) == "verifying"
 
 
 def test_what_a_crash_left_before_the_rename_waits_for_its_client(
@@ -201,23 +212,51 @@ def test_a_partial_file_that_somebody_writes_is_left_alone(
 
 
 @pytest.mark.django_db
-@pytest.mark.xfail(strict=True, reason="_remove_orphans does not catch StorageError")
 def test_a_partial_file_that_cannot_be_removed_stops_nothing(data_dir: Path) -> None:
     """Else one odd entry in `partial/` keeps the server from starting."""
-    odd = data_dir / "partial/odd.part"
-    odd.mkdir()
-    os.utime(odd, (0, 0))
-    assert sweep() == Report()
+    directory, link = data_dir / "partial/odd.part", data_dir / "partial/link.part"
+    directory.mkdir()
+    os.utime(directory, (0, 0))
+    victim = leave_partial(data_dir / "victim", age=2 * ORPHAN_SECONDS)
+    link.symlink_to(victim)
+    (data_dir / "partial/broken.part").symlink_to(data_dir / "nowhere")
+    orphan = leave_partial(data_dir / "partial/orphan.part", age=2 * ORPHAN_SECONDS)
+    assert sweep() == Report(removed=1)
+    assert not orphan.exists()
+    assert victim.read_bytes() == b"bytes"
+    assert directory.is_dir()
 
 
 # At the start ------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
-def test_a_start_sweeps(make: Make) -> None:
+@pytest.mark.xfail(
+    strict=True, raises=OSError, reason="_remove_orphans follows links when it asks for their age"
+)
+def test_a_link_to_itself_stops_nothing(data_dir: Path) -> None:
+    loop = data_dir / "partial/loop.part"
+    loop.symlink_to(loop)
+    assert sweep() == Report()
+
+
+def test_a_report_is_a_sentence() -> None:
+    assert str(Report(1, 2, 3, 4, ("a", "b"))) == (
+        "1 interrupted, 2 completed, 3 expired, 4 leftover partial files removed, "
+        "2 landed files missing"
+    )
+
+
+@pytest.mark.django_db
+def test_a_start_sweeps_and_says_what_it_did(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     transfer = make("receiving")
-    at_start()
+    monkeypatch.setattr(logging.getLogger("transfers"), "propagate", True)
+    with caplog.at_level(logging.INFO, "transfers"):
+        at_start()
     assert status_of(transfer) == "queued"
+    assert f"Put right at start-up: {Report(interrupted=1)}" in caplog.messages
 
 
 def test_a_start_stops_on_a_deploy_mistake_with_what_to_do(settings: Settings) -> None:

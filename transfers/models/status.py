@@ -11,12 +11,9 @@ Without bytes a lost link leads back to `queued`, with some to `interrupted`.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from django.db import models
-
-if TYPE_CHECKING:
-    from .transfer import Transfer
 
 
 class Status(models.TextChoices):
@@ -58,6 +55,6 @@ ALLOWED: Mapping[Status, frozenset[Status]] = {
 class StatusConflict(Exception):
     """The table does not allow this change, or somebody else changed the row first."""
 
-    def __init__(self, transfer: "Transfer", wanted: str) -> None:
-        self.status = transfer.status
-        super().__init__(f"Transfer {transfer.pk} is {transfer.status}; it cannot become {wanted}.")
+    def __init__(self, transfer: UUID, status: str, wanted: str) -> None:
+        self.status = status
+        super().__init__(f"Transfer {transfer} is {status}; it cannot become {wanted}.")

@@ -110,8 +110,11 @@ class Transfer(models.Model):
         allowed = wanted in ALLOWED[Status(self.status)]
         if not allowed or not row.update(status=wanted, **values):
             self.refresh_from_db()
-            raise StatusConflict(self, wanted)
+            raise self._conflict(wanted)
         self.refresh_from_db()
+
+    def _conflict(self, wanted: Status) -> StatusConflict:
+        return StatusConflict(self.pk, self.status, wanted)
 
     def claim(self, epoch: int) -> None:
         """The connection of this epoch takes the transfer on, to ask its agent. Raises StatusConflict.
@@ -119,9 +122,9 @@ class Transfer(models.Model):
         A row that an older connection left active is let go first, unless it needs no agent any more.
         """
         if epoch < self.epoch:
-            raise StatusConflict(self, Status.REQUESTED)
+            raise self._conflict(Status.REQUESTED)
         if self.status == Status.VERIFYING and (self.is_being_written or self.finish_landing()):
-            raise StatusConflict(self, Status.REQUESTED)
+            raise self._conflict(Status.REQUESTED)
         if self.status in ACTIVE and self.epoch <= epoch:
             self.link_lost(self.epoch)
         self._move(Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=F("attempts") + 1)
@@ -148,7 +151,7 @@ class Transfer(models.Model):
             fingerprint=fingerprint,
             checkpoint=checkpoint,
             received=checkpoint,
-            source_changes=F("source_changes") + changed,
+            source_changes=F("source_changes") + int(changed),
             started_at=self.started_at or timezone.now(),
         )
 
@@ -157,7 +160,7 @@ class Transfer(models.Model):
         row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status=Status.RECEIVING)
         if not row.update(received=received, checkpoint=checkpoint):
             self.refresh_from_db()
-            raise StatusConflict(self, Status.RECEIVING)
+            raise self._conflict(Status.RECEIVING)
         self.received, self.checkpoint = received, checkpoint
 
     def source_changed(self, epoch: int, detail: str) -> None:
@@ -239,7 +242,7 @@ class Transfer(models.Model):
     def retry(self) -> None:
         """A new start of a failed transfer. Raises StatusConflict."""
         if self.status != Status.FAILED:  # the table lets others become queued, for a lost link
-            raise StatusConflict(self, Status.QUEUED)
+            raise self._conflict(Status.QUEUED)
         self._move(
             Status.QUEUED,
             error_code="",

@@ -105,13 +105,13 @@ def test_nothing_is_sent_without_credit() -> None:
     assert refused(flow, chunk(0, 1)) is CloseCode.POLICY_VIOLATION
 
 
-def test_a_chunk_beyond_the_limit_closes_with_1008() -> None:
+def test_a_chunk_beyond_the_limit_closes_with_4008() -> None:
     flow = Flow(((0, 10),), size=10, limit=5)
     flow.take_chunk(chunk(0, 3))
     assert flow.sendable == 2
-    assert refused(flow, chunk(3, 3)) == 1008
+    assert refused(flow, chunk(3, 3)) == 4008
     flow.take_chunk(chunk(3, 2))
-    assert refused(flow, chunk(5, 1)) == 1008
+    assert refused(flow, chunk(5, 1)) == 4008
 
 
 def test_the_limit_counts_bytes_sent_since_start_and_is_no_offset() -> None:

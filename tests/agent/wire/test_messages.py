@@ -233,11 +233,29 @@ def test_a_chunk_does_not_print_its_payload() -> None:
     assert "secret" not in repr(Chunk(TRANSFER, 0, b"secret"))
 
 
-@pytest.mark.xfail(strict=True, reason="the type of a payload is not checked")
-def test_a_chunk_carries_bytes_and_nothing_else() -> None:
-    text: Any = "text"
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "text",
+        5,
+        None,
+        [1, 2],
+        (b"a",),
+        memoryview(bytes(16)).cast("Q"),
+        memoryview(bytes(4)).cast("I"),
+    ],
+    ids=repr,
+)
+def test_a_chunk_carries_bytes_and_nothing_else(payload: Any) -> None:
+    with pytest.raises(BadMessage, match="payload must be bytes"):
+        Chunk(TRANSFER, 0, payload)
+
+
+@pytest.mark.xfail(strict=True, reason="Chunk looks at the itemsize, and `len` counts rows")
+def test_a_chunk_from_a_view_of_rows_is_refused() -> None:
+    """Else it goes out with a length of 2 and 4 bytes."""
     with pytest.raises(BadMessage):
-        Chunk(TRANSFER, 0, text)
+        Chunk(TRANSFER, 0, memoryview(bytes(4)).cast("B", (2, 2)))
 
 
 @given(st.one_of(*messages.values()))

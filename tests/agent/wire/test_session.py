@@ -1,6 +1,6 @@
 """One end of a conversation: what it accepts, what it refuses, and what it forgets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from uuid import UUID
 
@@ -47,6 +47,7 @@ PATHS: dict[Stage, list[Message]] = {
     Stage.SENDING: [REQUEST, OFFER, START],
     Stage.ENDED: [REQUEST, OFFER, START, CHUNK, END],
     Stage.STOPPING: [REQUEST, CANCEL],
+    Stage.LANDED: [REQUEST, OFFER, START, CHUNK, END, LANDED],
     Stage.CLOSED: [REQUEST, REFUSAL],
 }
 LINK_PATHS: dict[Link, list[Message]] = {
@@ -236,10 +237,10 @@ def test_nothing_is_sent_or_received_after_a_violation(side: Side) -> None:
     violation(session, HEARTBEAT)
 
 
-def test_a_chunk_beyond_the_limit_closes_with_1008() -> None:
+def test_a_chunk_beyond_the_limit_closes_with_4008() -> None:
     session = opened(Side.SERVER, Stage.OFFERED)
     say(session, Start(TRANSFER, ((0, 10),), 9))
-    assert violation(session, CHUNK).close_code == 1008
+    assert violation(session, CHUNK).close_code == 4008
 
 
 def test_our_own_wrong_accounts_are_refused_and_change_nothing() -> None:
@@ -317,6 +318,22 @@ def test_transfers_do_not_touch_one_another(side: Side) -> None:
 
 
 @SIDES
+def test_a_landed_transfer_is_not_open_and_not_asked_for_again(side: Side) -> None:
+    session = opened(side, Stage.LANDED)
+    assert session.open_transfers == frozenset()
+    if side is Side.SERVER:
+        refused(session, REQUEST)
+        assert session.receive(encode(REFUSAL)) is None
+        assert session.stage(TRANSFER) is Stage.LANDED
+    else:
+        violation(session, REQUEST)
+
+
+def test_an_agent_aborts_a_transfer_once() -> None:
+    violation(opened(Side.SERVER, Stage.CLOSED), REFUSAL)
+
+
+@SIDES
 def test_a_stopped_transfer_may_be_asked_for_again_once_confirmed(side: Side) -> None:
     """Its accounts begin anew."""
     session = opened(side, Stage.SENDING)
@@ -326,7 +343,9 @@ def test_a_stopped_transfer_may_be_asked_for_again_once_confirmed(side: Side) ->
     assert (flow.offset, flow.moved, flow.received, flow.limit) == (10, 0, 0, 5)
 
 
-@pytest.mark.parametrize("stage", [Stage.IDLE, Stage.REQUESTED, Stage.OFFERED, Stage.CLOSED])
+@pytest.mark.parametrize(
+    "stage", [Stage.IDLE, Stage.REQUESTED, Stage.OFFERED, Stage.LANDED, Stage.CLOSED]
+)
 @SIDES
 def test_there_are_no_accounts_before_start(side: Side, stage: Stage) -> None:
     with pytest.raises(LocalProtocolError):
@@ -345,14 +364,32 @@ def ended_one_by_one(session: Session, count: int, first: int = 0) -> Iterator[U
         yield transfer
 
 
-@SIDES
-def test_ended_transfers_are_remembered_but_not_for_ever(side: Side) -> None:
+def landed_one_by_one(session: Session, count: int) -> Iterator[UUID]:
+    for number in range(count):
+        transfer = UUID(int=number)
+        say(session, Request(transfer), Offer(transfer, "empty", 0, 0, "1"))
+        say(session, Start(transfer, ((0, 0),), 0), End(transfer, 0, DIGEST, "1"))
+        say(session, Landed(transfer, DIGEST))
+        yield transfer
+
+
+@pytest.mark.parametrize(
+    ("side", "end_all", "stage"),
+    [
+        (Side.AGENT, ended_one_by_one, Stage.CLOSED),
+        (Side.SERVER, landed_one_by_one, Stage.LANDED),
+    ],
+    ids=["agent", "server"],
+)
+def test_ended_transfers_are_remembered_but_not_for_ever(
+    side: Side, end_all: Callable[[Session, int], Iterator[UUID]], stage: Stage
+) -> None:
     """The memory that a session needs is bounded, however many transfers it has seen."""
     session = opened(side)
-    ended = list(ended_one_by_one(session, REMEMBERED + 3))
+    ended = list(end_all(session, REMEMBERED + 3))
     assert session.open_transfers == frozenset()
     assert [session.stage(each) for each in ended[:3]] == [Stage.IDLE] * 3
-    assert {session.stage(each) for each in ended[3:]} == {Stage.CLOSED}
+    assert {session.stage(each) for each in ended[3:]} == {stage}
     assert len(session._ended) == REMEMBERED
     late = Abort(ended[3], "cancelled")
     assert session.receive(encode(late)) is None

@@ -5,10 +5,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from autobahn.websocket.protocol import WebSocketProtocol
 
 from agent.wire.errors import ERRORS, CloseCode
 from agent.wire.messages import Abort, Message
-from agent.wire.state import Link, Side, Stage, is_late, next_link, next_stage
+from agent.wire.state import OVER, Link, Side, Stage, is_late, next_link, next_stage
 
 from .test_messages import EXAMPLES
 
@@ -21,7 +22,7 @@ sending    agent  chunk    sending
 sending    server ack      sending
 sending    agent  end      ended
 ended      server ack      ended
-ended      server landed   closed
+ended      server landed   landed
 
 requested  server cancel   stopping
 offered    server cancel   stopping
@@ -43,7 +44,7 @@ LATE = """
 stopping   agent  offer    dropped
 stopping   agent  chunk    dropped
 stopping   agent  end      dropped
-closed     agent  abort    dropped
+landed     agent  abort    dropped
 closed     server start    dropped
 closed     server ack      dropped
 closed     server landed   dropped
@@ -178,8 +179,37 @@ def test_every_code_used_is_in_the_table() -> None:
     assert used <= set(ERRORS)
 
 
-def test_a_socket_is_closed_with_codes_of_the_standard_or_our_own() -> None:
+def test_a_socket_is_closed_with_codes_of_our_own() -> None:
     """RFC 6455 section 7.4.2: 4000 to 4999 are for private use."""
-    ours = {CloseCode.SUPERSEDED, CloseCode.REVOKED}
-    assert {code.value for code in set(CloseCode) - ours} == {1000, 1002, 1007, 1008, 1011}
-    assert all(4000 <= code <= 4999 for code in ours)
+    assert {code.name: code.value for code in CloseCode} == {
+        "SUPERSEDED": 4001,
+        "PROTOCOL_ERROR": 4002,
+        "REVOKED": 4003,
+        "INVALID_DATA": 4007,
+        "POLICY_VIOLATION": 4008,
+    }
+
+
+class Socket(WebSocketProtocol):
+    """As much of autobahn's as looks at a close code."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def sendCloseFrame(self, code: object = None, *rest: object, **more: object) -> None:
+        self.sent.append(code)
+
+
+@pytest.mark.parametrize("code", CloseCode)
+def test_autobahn_lets_an_application_close_with_each_code(code: CloseCode) -> None:
+    """It raises for others, and the peer hears nothing."""
+    socket = Socket()
+    socket.sendClose(int(code))
+    assert socket.sent == [code]
+    with pytest.raises(Exception, match="invalid close code 1008"):
+        socket.sendClose(1008)
+
+
+def test_nothing_begins_again_after_a_landing() -> None:
+    assert {kind for stage, _, kind in table(STAGES) if stage == "landed"} == set()
+    assert {stage.value for stage in OVER} == {"landed", "closed"}

@@ -1,0 +1,141 @@
+"""Several server processes, on PostgreSQL and Redis, are one server."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.conftest import StartAgent
+from tests.end_to_end.harness import Server, eventually, free_port, make_file
+
+MIB = 1 << 20
+
+
+def program(name: str) -> str:
+    """The path of a program of the distribution, or a skip that says what to do."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    path = os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} is not installed; `make system-deps` does it")
+    return found
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of an empty database on a PostgreSQL of our own."""
+    initdb, binary, createdb = program("initdb"), program("postgres"), program("createdb")
+    folder = Path(tempfile.mkdtemp(prefix="silentmode-postgres-"))
+    root: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+        root = {"user": "postgres", "group": "postgres", "extra_groups": []}
+    data, port = folder / "data", free_port()
+    subprocess.run(
+        [initdb, "-D", data, "-U", "silentmode", "--auth=trust", "-N"],
+        check=True, capture_output=True, cwd=folder, **root,
+    )  # fmt: skip
+    command = [binary, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **root)
+    create = [createdb, "-h", "127.0.0.1", "-p", str(port), "-U", "silentmode", "silentmode"]
+    eventually(
+        "a running PostgreSQL",
+        lambda: subprocess.run(create, check=False, capture_output=True).returncode == 0,
+    )
+    yield f"postgres://silentmode@127.0.0.1:{port}/silentmode"
+    server.send_signal(signal.SIGINT)  # fast: SIGTERM would wait for clients
+    server.wait()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[str]:
+    """The URL of a Redis of our own."""
+    binary, port = program("redis-server"), free_port()
+    command = [
+        binary,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    ping = [program("redis-cli"), "-p", str(port), "ping"]
+    eventually(
+        "a running Redis",
+        lambda: b"PONG" in subprocess.run(ping, check=False, capture_output=True).stdout,
+    )
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, postgres: str, redis: str) -> Iterator[tuple[Server, Server]]:
+    """Two processes that share the database, the layer and the data directory."""
+    environment = {"DATABASE_URL": postgres, "REDIS_URL": redis, "SILENTMODE_WORKERS": "2"}
+    one = Server(tmp_path / "server", **environment)
+    one.start()
+    other = one.beside()
+    yield one, other
+    ends = [server.program.terminate() for server in (one, other)]
+    assert ends == [0, 0]
+    for server in (one, other):
+        assert "Traceback" not in server.program.output, server.program.output
+
+
+def test_a_request_to_one_worker_reaches_the_agent_of_another(
+    workers: tuple[Server, Server], start_agent: StartAgent, tmp_path: Path
+) -> None:
+    one, other = workers
+    source = make_file(tmp_path / "data.bin", 20 * MIB)
+    agent = start_agent("client1", one.manage("add_client", "client1"), one.port, file=source)
+    agent.wait_for("registered as client1")
+    assert other.call("GET", "/api/v1/clients/client1/")[1]["online"]
+    # Under the heartbeat: it was the doorbell.
+    other.wait_landed(other.ask("client1"), source, seconds=10)
+
+
+def test_a_transfer_moves_to_another_worker_with_its_agent(
+    workers: tuple[Server, Server], start_agent: StartAgent, tmp_path: Path
+) -> None:
+    one, other = workers
+    source = make_file(tmp_path / "data.bin", 300 * MIB)
+    token = one.manage("add_client", "client2")
+    start_agent("client2", token, one.port, file=source).wait_for("registered")
+    transfer = other.ask("client2")
+    one.wait_status(transfer, "receiving")
+    start_agent("client2", token, other.port, file=source)
+    other.wait_landed(transfer, source)
+    assert other.transfer(transfer)["attempts"] >= 2
+
+
+def test_an_idle_agent_stays_connected_over_redis(
+    workers: tuple[Server, Server], start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """Longer than the 5 s for which the layer waits for a message at a time."""
+    one, _ = workers
+    token = one.manage("add_client", "idle")
+    agent = start_agent("idle", token, one.port, roots=[tmp_path])
+    agent.wait_for("registered")
+    eventually("a lease renewed by a heartbeat, after 15 s", lambda: _seen_for(one, "idle") > 10)
+    assert agent.output.count("connected to") == 1
+
+
+def _seen_for(server: Server, client: str) -> float:
+    """Seconds from the client's registration until it was last seen."""
+    answer = server.call("GET", f"/api/v1/clients/{client}/")[1]
+    seen, made = (datetime.fromisoformat(answer[name]) for name in ("last_seen", "created_at"))
+    return (seen - made).total_seconds()

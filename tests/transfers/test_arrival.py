@@ -1,0 +1,309 @@
+"""Bytes that arrive: where an attempt begins, and how much of it a killed server could lose."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from transfers import arrival as arrival_module
+from transfers.arrival import (
+    BUSY_SECONDS,
+    CHECKPOINT_SECONDS,
+    PROGRESS_SECONDS,
+    Arrival,
+)
+from transfers.storage import PartialBusy, PartialFile
+
+
+class Clock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Books:
+    """What was recorded: (received, checkpoint) each time."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int]] = []
+
+    async def __call__(self, received: int, checkpoint: int) -> None:
+        self.entries.append((received, checkpoint))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+@pytest.fixture
+def path(data_dir: Path) -> Path:
+    return data_dir / "partial" / "x.part"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival_module, "BUSY_POLL_SECONDS", 0)
+
+
+@pytest.fixture
+def arrivals() -> Iterator[list[Arrival]]:
+    """What a test opened; closed after it."""
+    opened: list[Arrival] = []
+    yield opened
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+async def arrival(path: Path, clock: Clock, books: Books, arrivals: list[Arrival]) -> Arrival:
+    """A new one, empty."""
+    return await begin(path, 0, books, clock, arrivals)
+
+
+async def begin(
+    path: Path, checkpoint: int, books: Books, clock: Clock, arrivals: list[Arrival]
+) -> Arrival:
+    opened = await Arrival.open(path, checkpoint, books, give_up=lambda: False, clock=clock)
+    arrivals.append(opened)
+    return opened
+
+
+# Opening -----------------------------------------------------------------------------------------
+
+
+async def test_it_goes_on_from_the_checkpoint_and_not_from_the_size_of_the_file(
+    path: Path, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    path.write_bytes(b"0123456789garbage")
+    arrival = await begin(path, 10, books, clock, arrivals)
+    assert (arrival.begin, arrival.offset, arrival.checkpointed) == (10, 10, 10)
+    assert path.read_bytes() == b"0123456789"
+
+
+async def test_what_is_resumed_is_hashed_from_its_first_byte(
+    path: Path, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    path.write_bytes(b"first half, ")
+    arrival = await begin(path, 12, books, clock, arrivals)
+    assert not arrival.hashed
+    while not arrival.hashed:
+        await arrival.rehash()
+    await arrival.write([b"second", b" half"])
+    assert arrival.hexdigest() == hashlib.sha256(b"first half, second half").hexdigest()
+
+
+@pytest.mark.parametrize("left", [None, b"short"], ids=["gone", "too short"])
+async def test_a_partial_file_that_is_lost_is_begun_anew(
+    path: Path, left: bytes | None, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    if left is not None:
+        path.write_bytes(left)
+    arrival = await begin(path, 10, books, clock, arrivals)
+    assert (arrival.begin, arrival.offset, path.read_bytes()) == (0, 0, b"")
+    assert arrival.hashed
+
+
+async def test_without_a_checkpoint_what_is_there_is_discarded(
+    path: Path, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    path.write_bytes(b"of another source")
+    arrival = await begin(path, 0, books, clock, arrivals)
+    assert (arrival.begin, path.read_bytes()) == (0, b"")
+
+
+@pytest.mark.parametrize("checkpoint", [0, 4])
+async def test_it_waits_until_an_older_writer_lets_go(
+    path: Path, checkpoint: int, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    holder = PartialFile.create(path)
+    holder.write([b"four"])
+    tries: list[int] = []
+
+    def give_up() -> bool:
+        tries.append(1)
+        if len(tries) == 3:
+            holder.close()
+        return False
+
+    arrival = await Arrival.open(path, checkpoint, books, give_up=give_up, clock=clock)
+    arrivals.append(arrival)
+    assert (arrival.begin, len(tries)) == (checkpoint, 3)
+
+
+async def test_it_stops_waiting_for_the_other_writer_when_told_to(
+    path: Path, clock: Clock, books: Books
+) -> None:
+    holder = PartialFile.create(path)
+    with pytest.raises(PartialBusy):
+        await Arrival.open(path, 0, books, give_up=lambda: True, clock=clock)
+    holder.write([b"unharmed"])
+    assert path.read_bytes() == b"unharmed"
+    holder.close()
+
+
+async def test_it_waits_for_the_other_writer_a_minute_and_no_longer(
+    path: Path, clock: Clock, books: Books
+) -> None:
+    holder = PartialFile.create(path)
+    began = clock.now
+
+    def time_passes() -> bool:
+        clock.now += 1
+        return False
+
+    with pytest.raises(PartialBusy):
+        await Arrival.open(path, 0, books, give_up=time_passes, clock=clock)
+    assert clock.now - began == BUSY_SECONDS + 1
+    holder.close()
+
+
+# Checkpoints and progress ------------------------------------------------------------------------
+
+
+async def test_so_many_bytes_make_a_checkpoint(
+    arrival: Arrival, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival_module, "CHECKPOINT_BYTES", 8)
+    await arrival.write([b"1234567"])
+    await arrival.keep_books()
+    assert (arrival.checkpointed, books.entries) == (0, [])
+    await arrival.write([b"8"])
+    await arrival.keep_books()
+    assert (arrival.checkpointed, books.entries) == (8, [(8, 8)])
+
+
+def test_a_killed_server_asks_again_for_64_mib_or_5_s_at_most() -> None:
+    assert (arrival_module.CHECKPOINT_BYTES, CHECKPOINT_SECONDS) == (64 * 1024**2, 5.0)
+
+
+async def test_a_slow_arrival_makes_a_checkpoint_in_time(
+    arrival: Arrival, clock: Clock, books: Books
+) -> None:
+    await arrival.write([b"slow"])
+    clock.now += CHECKPOINT_SECONDS - 1
+    assert arrival.checkpoint_in() == 1
+    clock.now += 1
+    assert arrival.checkpoint_in() == 0
+    await arrival.keep_books()
+    assert books.entries == [(4, 4)]
+    assert arrival.checkpoint_in() is None
+
+
+async def test_an_overdue_checkpoint_is_due_at_once_and_not_in_the_past(
+    arrival: Arrival, clock: Clock
+) -> None:
+    await arrival.write([b"slow"])
+    clock.now += 10 * CHECKPOINT_SECONDS
+    assert arrival.checkpoint_in() == 0
+
+
+async def test_the_time_of_a_checkpoint_counts_from_the_one_before(
+    arrival: Arrival, clock: Clock
+) -> None:
+    await arrival.write([b"a"])
+    clock.now += 3
+    await arrival.checkpoint()
+    await arrival.write([b"b"])
+    assert arrival.checkpoint_in() == CHECKPOINT_SECONDS
+
+
+async def test_what_is_recorded_is_on_disk_before_it_is_recorded(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, arrivals: list[Arrival]
+) -> None:
+    happened: list[str] = []
+    sync = PartialFile.checkpoint
+
+    def synced(partial: PartialFile) -> int:
+        happened.append("synced")
+        return sync(partial)
+
+    async def recorded(received: int, checkpoint: int) -> None:
+        happened.append("recorded")
+
+    monkeypatch.setattr(PartialFile, "checkpoint", synced)
+    arrival = await Arrival.open(path, 0, recorded, give_up=lambda: False, clock=clock)
+    arrivals.append(arrival)
+    await arrival.write([b"x"])
+    await arrival.checkpoint()
+    assert happened == ["synced", "recorded"]
+
+
+async def test_progress_is_written_at_most_every_two_seconds(
+    arrival: Arrival, clock: Clock, books: Books
+) -> None:
+    for _ in range(20):  # 4 seconds, a write each 0.2
+        clock.now += 0.2
+        await arrival.write([b"x"])
+        await arrival.keep_books()
+    assert PROGRESS_SECONDS == 2.0
+    assert 1 <= len(books.entries) <= 2
+    assert all(checkpoint == 0 for _, checkpoint in books.entries)
+
+
+async def test_progress_says_what_has_arrived_beside_what_is_on_disk(
+    arrival: Arrival, clock: Clock, books: Books
+) -> None:
+    await arrival.write([b"on disk"])
+    await arrival.checkpoint()
+    await arrival.write([b", not yet"])
+    clock.now += PROGRESS_SECONDS
+    await arrival.keep_books()
+    assert books.entries == [(7, 7), (16, 7)]
+
+
+async def test_where_all_is_on_disk_there_is_nothing_to_checkpoint(
+    arrival: Arrival, clock: Clock, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(partial: PartialFile) -> int:
+        raise AssertionError("synced for nothing")
+
+    monkeypatch.setattr(PartialFile, "checkpoint", sync)
+    clock.now += 100 * CHECKPOINT_SECONDS
+    assert arrival.checkpoint_in() is None
+    await arrival.checkpoint()
+    assert books.entries == []
+
+
+# The end -----------------------------------------------------------------------------------------
+
+
+async def test_it_lands_whole_and_leaves_no_partial_file(
+    arrival: Arrival, path: Path, data_dir: Path
+) -> None:
+    await arrival.write([b"all ", b"of it"])
+    await arrival.land(data_dir / "downloads" / "it")
+    assert (data_dir / "downloads" / "it").read_bytes() == b"all of it"
+    assert not path.exists()
+
+
+async def test_given_back_to_be_kept_it_makes_room_down_to_its_checkpoint(
+    arrival: Arrival, path: Path
+) -> None:
+    await arrival.write([b"on disk"])
+    await arrival.checkpoint()
+    await arrival.write([b", and lost"])
+    await arrival.give_back(keep=True)
+    assert path.read_bytes() == b"on disk"
+
+
+async def test_given_back_for_good_it_is_removed(arrival: Arrival, path: Path) -> None:
+    await arrival.write([b"wrong"])
+    await arrival.give_back(keep=False)
+    assert not path.exists()
+
+
+async def test_closed_twice_it_lets_the_next_writer_in(arrival: Arrival, path: Path) -> None:
+    arrival.close()
+    arrival.close()
+    PartialFile.create(path).close()

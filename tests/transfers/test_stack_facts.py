@@ -1,0 +1,226 @@
+"""What the code relies on in Channels, daphne, autobahn, Django and redis-py.
+
+None of it is promised by them. Where one of these fails after an upgrade, the place that relies on it
+(named in the docstring) is to be looked at, and then the test.
+"""
+
+import inspect
+from collections.abc import AsyncIterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from autobahn.websocket.protocol import WebSocketProtocol as AutobahnProtocol
+from channels import consumer as channels_consumer
+from channels.consumer import AsyncConsumer
+from channels.exceptions import ChannelFull
+from channels.layers import InMemoryChannelLayer
+from channels_redis.core import RedisChannelLayer  # type: ignore[import-untyped]
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol as DaphneProtocol
+from django.http import FileResponse, StreamingHttpResponse
+from redis.asyncio.connection import Connection as RedisConnection
+
+from agent.wire.errors import CloseCode
+from agent.wire.messages import MAX_CHUNK, Chunk
+from transfers.consumers import AgentConsumer
+from transfers.dispatch import group_of
+from transfers.models import HEARTBEAT
+
+
+def default(function: Any, name: str) -> Any:
+    return inspect.signature(function).parameters[name].default
+
+
+# Channels ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The times that Channels tidied up database connections, a hop to its one thread each."""
+    counted: list[str] = []
+
+    async def aclose_old_connections() -> None:
+        counted.append("hop")
+
+    monkeypatch.setattr(channels_consumer, "aclose_old_connections", aclose_old_connections)
+    return counted
+
+
+async def test_channels_tidies_up_database_connections_for_each_message(hops: list[str]) -> None:
+    """`AgentConsumer.dispatch` is there because of this."""
+
+    class Plain(AsyncConsumer):
+        async def websocket_receive(self, message: dict[str, Any]) -> None:
+            pass
+
+    await Plain().dispatch({"type": "websocket.receive", "bytes": b"x"})
+    assert hops == ["hop"]
+
+
+async def test_chunks_skip_the_tidying_up_and_nothing_else_does(
+    hops: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[str | bytes] = []
+
+    async def receive(self: AgentConsumer, data: str | bytes) -> None:
+        received.append(data)
+
+    monkeypatch.setattr(AgentConsumer, "_receive", receive)
+    consumer = AgentConsumer()
+    await consumer.dispatch({"type": "websocket.receive", "bytes": b"chunk", "text": None})
+    assert (received, hops) == ([b"chunk"], [])
+    await consumer.dispatch({"type": "websocket.receive", "text": "message"})
+    assert (received, hops) == ([b"chunk", "message"], ["hop"])
+
+
+async def test_the_in_memory_layer_loses_what_does_not_fit_without_a_word() -> None:
+    """Why the row is the truth, and a heartbeat looks too (`dispatch`)."""
+    layer = InMemoryChannelLayer(capacity=1)
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "doorbell"})
+    await layer.group_send("group", {"type": "doorbell"})
+    with pytest.raises(ChannelFull):
+        await layer.send(channel, {"type": "doorbell"})
+    assert layer.channels[channel].qsize() == 1
+
+
+async def test_the_in_memory_layer_takes_an_unread_channel_out_of_its_groups() -> None:
+    """Why every heartbeat joins again (`AgentConsumer._heartbeat`)."""
+    layer = InMemoryChannelLayer(expiry=0)
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "doorbell"})
+    await layer.group_send("group", {"type": "doorbell"})
+    assert channel not in layer.groups.get("group", {})
+
+
+async def test_a_client_may_have_the_longest_id_in_a_group_name() -> None:
+    """`dispatch.group_of`."""
+    assert len(group_of("x" * 64)) < InMemoryChannelLayer.MAX_NAME_LENGTH
+
+
+# Autobahn ----------------------------------------------------------------------------------------
+
+
+class Closing(AutobahnProtocol):
+    """As much of a connection as `sendClose` needs."""
+
+    def __init__(self) -> None:
+        self.codes: list[int | None] = []
+
+    def sendCloseFrame(self, code: int | None = None, *args: object, **kwargs: object) -> None:
+        self.codes.append(code)
+
+
+@pytest.mark.parametrize("code", [1001, 1008, 1011, 1012, 2999, 5000])
+def test_autobahn_lets_an_application_close_with_none_of_the_rfc_codes(code: int) -> None:
+    """Why ours are those plus 3000 (`CloseCode`)."""
+    with pytest.raises(Exception, match="invalid close code"):
+        Closing().sendClose(code)
+
+
+def test_autobahn_refuses_an_enum_for_a_close_code() -> None:
+    """Why `AgentConsumer._close` makes it an int."""
+
+    class Code(IntEnum):
+        OURS = 4001
+
+    with pytest.raises(Exception, match="must be an integer"):
+        Closing().sendClose(Code.OURS)
+
+
+@pytest.mark.parametrize("code", [1000, *map(int, CloseCode)])
+def test_autobahn_takes_all_our_close_codes(code: int) -> None:
+    closing = Closing()
+    closing.sendClose(code)
+    assert closing.codes == [code]
+
+
+# Daphne ------------------------------------------------------------------------------------------
+
+
+def test_daphne_takes_messages_of_a_mebibyte_and_a_chunk_fits() -> None:
+    """`MAX_CHUNK`, and the system check silentmode.E004."""
+    for name in ("websocket_max_message_size", "websocket_max_frame_size"):
+        assert default(Server.__init__, name) == 1024**2
+        assert default(Server.__init__, name) > MAX_CHUNK + Chunk.HEADER.size
+
+
+def test_daphne_pings_only_who_has_been_silent_for_longer_than_a_heartbeat() -> None:
+    """`HEARTBEAT`: an answered ping's timer may still fire, so there should be none."""
+    assert default(Server.__init__, "ping_interval") == 20
+    assert default(Server.__init__, "ping_interval") > HEARTBEAT
+
+
+class Replying(DaphneProtocol):  # type: ignore[misc]  # daphne has no types
+    """As much of a connection as `handle_reply` needs."""
+
+    def __init__(self) -> None:
+        self.state = self.STATE_OPEN
+        self.sent: list[tuple[str | bytes, bool]] = []
+        self.closed: list[tuple[Any, ...]] = []
+
+    def serverSend(self, content: str | bytes, binary: bool = False) -> None:
+        self.sent.append((content, binary))
+
+    def sendClose(self, *args: Any, **kwargs: Any) -> None:
+        self.closed.append((args, kwargs))
+
+
+def test_daphne_drops_empty_messages() -> None:
+    """Why the end of a file is a message, and no chunk is empty."""
+    replying = Replying()
+    for content in ({"bytes": b""}, {"text": ""}, {"bytes": b"x"}, {"text": "x"}):
+        replying.handle_reply({"type": "websocket.send", **content})
+    assert replying.sent == [(b"x", True), ("x", False)]
+
+
+def test_daphne_drops_close_reasons() -> None:
+    """Why the reason goes before, in an `abort` (`AgentConsumer._close`)."""
+    replying = Replying()
+    replying.handle_reply({"type": "websocket.close", "code": 4001, "reason": "superseded"})
+    assert replying.closed == [((), {"code": 4001})]
+
+
+# Django and redis-py -----------------------------------------------------------------------------
+
+
+async def test_a_file_response_is_read_into_memory_under_asgi(tmp_path: Path) -> None:
+    """Why `content` streams from an async iterator of its own."""
+    (tmp_path / "file").write_bytes(b"content")
+    response = FileResponse((tmp_path / "file").open("rb"))
+    assert not response.is_async
+    with pytest.warns(Warning, match="must consume synchronous iterators"):
+        assert [part async for part in response] == [b"content"]
+    response.close()
+
+
+async def test_a_response_of_an_async_iterator_is_streamed_under_asgi() -> None:
+    read: list[int] = []
+
+    async def blocks() -> AsyncIterator[bytes]:
+        for number in range(3):
+            read.append(number)
+            yield b"block"
+
+    response = StreamingHttpResponse(blocks())
+    assert response.is_async
+    async for _ in response:
+        break
+    assert read == [0]
+
+
+def test_redis_py_would_give_up_just_when_the_layer_still_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Why `CHANNEL_LAYERS` names a socket timeout of its own."""
+    assert RedisConnection().socket_timeout == RedisChannelLayer.brpop_timeout
+
+
+def test_our_redis_connections_outlast_the_wait_for_a_message() -> None:
+    settings = Path(__file__).resolve().parents[2].joinpath("silentmode/settings.py").read_text()
+    seconds = int(settings.partition('"socket_timeout": ')[2].partition("}")[0])
+    assert seconds > RedisChannelLayer.brpop_timeout
