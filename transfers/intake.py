@@ -21,7 +21,6 @@ from agent.wire.messages import (
     Abort,
     Ack,
     Cancel,
-    Chunk,
     End,
     Landed,
     Offer,
@@ -30,12 +29,10 @@ from agent.wire.messages import (
 )
 
 from .arrival import Arrival, in_thread
+from .inbox import AgentAborted, FromAgent, Inbox, LinkLost, Withdrawn
 from .models import MAX_SOURCE_CHANGES, Status, StatusConflict, Transfer
 from .progress import Progress, shown
 from .storage import PartialBusy, StorageError
-
-BATCH_BYTES = 2 * 1024**2
-"""Written in one go: few thread hops, and little that is written but not yet acknowledged."""
 
 ANSWER_SECONDS = 120.0
 """For an offer, and for the confirmation of an end. A slow uplink may have a window queued before it."""
@@ -49,22 +46,6 @@ Outgoing = Request | Start | Ack | Landed | Abort | Cancel
 Reply = Callable[[Outgoing], Awaitable[None]]
 
 
-class LinkLost(Exception):
-    """The connection ended."""
-
-
-class Withdrawn(Exception):
-    """The row says that this transfer is not ours to go on with."""
-
-
-class AgentAborted(Exception):
-    """The agent ended the transfer."""
-
-    def __init__(self, abort: Abort) -> None:
-        super().__init__(abort.detail)
-        self.abort = abort
-
-
 class Refused(Exception):
     """We end the transfer: `code` is from the table of error codes."""
 
@@ -72,9 +53,6 @@ class Refused(Exception):
         super().__init__(detail)
         self.code = code
         self.keep = keep
-
-
-Event = Offer | Chunk | End | Abort | LinkLost | Withdrawn
 
 
 class Intake:
@@ -92,27 +70,22 @@ class Intake:
         self.epoch = epoch
         self._reply = reply
         self._clock = clock
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._leaving: LinkLost | Withdrawn | None = None
+        self._inbox = Inbox()
         self._arrival: Arrival | None = None
 
     # Fed by the connection ----------------------------------------------------------------------
 
-    def receive(self, message: Offer | Chunk | End | Abort) -> None:
+    def receive(self, message: FromAgent) -> None:
         """A message of the agent about this transfer, judged already."""
-        self._events.put_nowait(message)
+        self._inbox.put(message)
 
     def link_lost(self) -> None:
         """The connection ended. What arrived before it is still written and checkpointed."""
-        self._leave(LinkLost())
+        self._inbox.leave(LinkLost())
 
     def withdraw(self) -> None:
         """The row was changed by somebody else: look at it, and stop."""
-        self._leave(Withdrawn())
-
-    def _leave(self, reason: LinkLost | Withdrawn) -> None:
-        self._leaving = self._leaving or reason
-        self._events.put_nowait(reason)
+        self._inbox.leave(Withdrawn())
 
     # Works in a task of its own -----------------------------------------------------------------
 
@@ -174,7 +147,7 @@ class Intake:
         await self._reply(Request(self.transfer.pk, self.transfer.path, fingerprint or None))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                event = await self._next()
+                event = await self._inbox.take()
         except TimeoutError:
             detail = f"The agent did not answer the request within {ANSWER_SECONDS:.0f} s."
             raise Refused("timed_out", detail) from None
@@ -186,15 +159,6 @@ class Intake:
                 f"{event.name} has {event.size} bytes; this server takes up to {settings.MAX_FILE_SIZE} "
                 "(SILENTMODE_MAX_FILE_SIZE).",
             )
-        return event
-
-    async def _next(self) -> Offer | Chunk | End:
-        """The next message; raises what ends the transfer."""
-        event = await self._events.get()
-        if isinstance(event, Abort):
-            raise AgentAborted(event)
-        if isinstance(event, Exception):
-            raise event
         return event
 
     # The bytes ----------------------------------------------------------------------------------
@@ -210,61 +174,35 @@ class Intake:
                 transfer.partial_path,
                 transfer.checkpoint if same else 0,
                 self._record,
-                give_up=lambda: self._leaving is not None,
+                give_up=lambda: self._inbox.leaving is not None,
                 clock=self._clock,
             )
         except PartialBusy:
-            raise self._leaving or Refused(
+            raise self._inbox.leaving or Refused(
                 "storage_error", "Another process holds the partial file."
             ) from None
 
     async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""
         while not arrival.hashed:
-            if self._leaving:
-                raise self._leaving
+            if self._inbox.leaving:
+                raise self._inbox.leaving
             await arrival.rehash()
 
     async def _receive(self, arrival: Arrival, progress: Progress) -> End:
         """Write chunks as they come, until `end`; give new credit for what is written."""
         while True:
-            chunks, last = await self._batch(arrival.checkpoint_in())
+            chunks, last = await self._inbox.take_batch(arrival.checkpoint_in())
             if chunks:
                 await arrival.write([chunk.payload for chunk in chunks])
                 progress.update(arrival.offset)
             await arrival.keep_books()
             if isinstance(last, End):
                 return last
-            if isinstance(last, Abort):
-                raise AgentAborted(last)
             if last is not None:
                 raise last
             if chunks:
                 await self._acknowledge(arrival)
-
-    async def _batch(
-        self, due: float | None
-    ) -> tuple[list[Chunk], End | Abort | LinkLost | Withdrawn | None]:
-        """The chunks that are waiting, up to a batch, and what came after them, if it ended them.
-
-        Neither, when nothing comes for `due` seconds.
-        """
-        chunks: list[Chunk] = []
-        size = 0
-        try:
-            async with asyncio.timeout(due):
-                event = await self._events.get()
-        except TimeoutError:
-            return chunks, None
-        while isinstance(event, Chunk):
-            chunks.append(event)
-            size += event.length
-            if size >= BATCH_BYTES or self._events.empty():
-                return chunks, None
-            event = self._events.get_nowait()
-        if isinstance(event, Offer):
-            raise TypeError("a second offer passed the table")
-        return chunks, event
 
     async def _acknowledge(self, arrival: Arrival) -> None:
         written = arrival.offset - arrival.begin
@@ -367,13 +305,12 @@ class Intake:
         """Tell the agent, and wait for its confirmation: only then may this transfer begin anew."""
         if self._arrival is not None:
             self._arrival.close()
-        if isinstance(self._leaving, LinkLost):
+        if isinstance(self._inbox.leaving, LinkLost):
             return
         await self._reply(message)
         with contextlib.suppress(TimeoutError):  # it is not asked again on this connection, then
             async with asyncio.timeout(ANSWER_SECONDS):
-                while not isinstance(await self._events.get(), Abort | LinkLost):
-                    pass
+                await self._inbox.take_confirmation()
 
     @property
     def _label(self) -> str:

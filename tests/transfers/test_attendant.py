@@ -41,7 +41,8 @@ class Connection:
         self.client = client
         self.said: asyncio.Queue[Outgoing] = asyncio.Queue()
         self.ended: asyncio.Queue[tuple[CloseCode, Abort]] = asyncio.Queue()
-        self.looks: asyncio.Queue[None] = asyncio.Queue()
+        self.looks_begun = 0
+        self.looks: asyncio.Queue[int] = asyncio.Queue()
         self.agent = Session(Side.AGENT)
         self.session = Session(Side.SERVER)
         self.session.receive(self.agent.send(Hello(PROTOCOL, "1", "test", "test")))
@@ -67,13 +68,12 @@ class Connection:
         self.attendant.receive(message)
 
     async def look(self) -> None:
-        """Ring, and wait until it has looked."""
+        """Ring, and wait for the end of a look that began after it."""
+        number = self.looks_begun
+        self.attendant.ring()
         async with asyncio.timeout(PATIENCE):
-            await asyncio.sleep(0)
-            while not self.looks.empty():
-                self.looks.get_nowait()
-            self.attendant.ring()
-            await self.looks.get()
+            while await self.looks.get() <= number:
+                pass
 
     async def hear(self) -> Outgoing:
         async with asyncio.timeout(PATIENCE):
@@ -91,10 +91,12 @@ async def connection(client1: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     look = Attendant._look
 
     async def looked(self: Attendant) -> None:
+        connection.looks_begun += 1
+        number = connection.looks_begun
         try:
             await look(self)
         finally:
-            connection.looks.put_nowait(None)
+            connection.looks.put_nowait(number)
 
     monkeypatch.setattr(Attendant, "_look", looked)
     yield connection

@@ -547,6 +547,35 @@ async def test_a_cancel_between_the_rename_and_the_row_leaves_nothing_in_the_dow
     assert house.agent.told(Landed) == []
 
 
+async def test_what_somebody_else_completed_is_landed_for_the_agent_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landed = Transfer.landed
+
+    def twice(transfer: Transfer, epoch: int) -> None:
+        landed(Transfer.objects.get(pk=transfer.pk), epoch)
+        landed(transfer, epoch)
+
+    monkeypatch.setattr(Transfer, "landed", twice)
+    transfer = await house.run(await house.row())
+    assert (transfer.status, house.landed) == ("completed", [DATA])
+    assert house.agent.told(Landed) == [Landed(transfer.pk, sha256(DATA))]
+    assert house.agent.told(Cancel) == []
+
+
+async def test_what_is_wrong_with_a_cancelled_transfer_does_not_matter(house: House) -> None:
+    house.agent.digest = sha256(b"something else")
+    house.agent.on[Start] = silent
+    task = await house.start(row := await house.row())
+    await house.agent.hear(Start)
+    await house.cancel(row)
+    house.agent.chunks(row.pk)
+    house.agent.end(row.pk)
+    transfer = await house.ended(task, row)
+    assert (transfer.status, transfer.error_code) == ("cancelled", "cancelled")
+    assert (house.landed, house.partial(row), len(house.agent.told(Cancel))) == ([], None, 1)
+
+
 async def test_a_writer_of_an_older_epoch_writes_no_more_and_leaves_the_row_alone(
     house: House,
 ) -> None:

@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from autobahn.websocket.protocol import WebSocketProtocol
 
 from agent.wire.errors import ERRORS, CloseCode
 from agent.wire.messages import Abort, Message
@@ -188,26 +187,6 @@ def test_a_socket_is_closed_with_codes_of_our_own() -> None:
         "INVALID_DATA": 4007,
         "POLICY_VIOLATION": 4008,
     }
-
-
-class Socket(WebSocketProtocol):
-    """As much of autobahn's as looks at a close code."""
-
-    def __init__(self) -> None:
-        self.sent: list[object] = []
-
-    def sendCloseFrame(self, code: object = None, *rest: object, **more: object) -> None:
-        self.sent.append(code)
-
-
-@pytest.mark.parametrize("code", CloseCode)
-def test_autobahn_lets_an_application_close_with_each_code(code: CloseCode) -> None:
-    """It raises for others, and the peer hears nothing."""
-    socket = Socket()
-    socket.sendClose(int(code))
-    assert socket.sent == [code]
-    with pytest.raises(Exception, match="invalid close code 1008"):
-        socket.sendClose(1008)
 
 
 def test_nothing_begins_again_after_a_landing() -> None:
