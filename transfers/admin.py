@@ -47,6 +47,18 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
+SHOWN = {name: f"{name}_shown" for name in ("name", "path", "fingerprint", "error_detail")}
+"""Fields of a transfer that an agent or an operator has written, and what shows them safely."""
+
+
+def _escaped(name: str) -> Callable[[Any, Transfer], str]:
+    @admin.display(description=name.replace("_", " "))
+    def column(self: Any, transfer: Transfer) -> str:
+        return shown(getattr(transfer, name) or "–")
+
+    return column
+
+
 @admin.register(Transfer)
 class TransferAdmin(ReadOnlyAdmin):
     sees = Action.SEE_TRANSFERS
@@ -62,11 +74,16 @@ class TransferAdmin(ReadOnlyAdmin):
     actions = ("cancel", "retry")
 
     fields: ClassVar[tuple[str, ...]] = (
-        *(field.name for field in Transfer._meta.fields),
+        *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
         "progress",
         "rate",
     )
     readonly_fields: ClassVar[tuple[str, ...]] = fields
+
+    name_shown = _escaped("name")
+    path_shown = _escaped("path")
+    fingerprint_shown = _escaped("fingerprint")
+    error_detail_shown = _escaped("error_detail")
 
     @admin.display(description="file", ordering="name")
     def what(self, transfer: Transfer) -> str:

@@ -16,9 +16,10 @@ from channels.db import database_sync_to_async
 from agent.wire.errors import CloseCode
 from agent.wire.messages import Abort, Chunk, End, Offer
 from agent.wire.session import Session
+from agent.wire.state import Link
 
 from .intake import Intake, Reply
-from .models import ACTIVE, HEARTBEAT, Client, StatusConflict, Transfer
+from .models import ACTIVE, HEARTBEAT, Client, Status, StatusConflict, Transfer
 
 AT_ONCE = 8
 """Transfers of one connection at once; the others wait their turn. Each may hold one window."""
@@ -82,7 +83,7 @@ class Attendant:
         self._looking.cancel()
         for intake in self._intakes.values():
             intake.link_lost()
-        await database_sync_to_async(self.client.went_offline)(self.epoch)
+        await self._let_go()
         if self._working:
             await asyncio.wait(self._working)  # a cancellation of this wait leaves them at work
 
@@ -92,6 +93,8 @@ class Attendant:
                 async with asyncio.timeout(HEARTBEAT):
                     await self._bell.wait()
             self._bell.clear()
+            if self._session.link is Link.CLOSED:
+                return  # it was said good-bye to meanwhile
             try:
                 await self._look()
             except Exception:  # say, the database restarts: look again at the next heartbeat
@@ -112,17 +115,36 @@ class Attendant:
                 self._begin(transfer)
 
     @database_sync_to_async
+    def _let_go(self) -> None:
+        """Give up the lease, and what a look that was cut short has claimed for nobody."""
+        self.client.went_offline(self.epoch)
+        claimed = Transfer.objects.filter(
+            client=self.client, epoch=self.epoch, status=Status.REQUESTED
+        )
+        for transfer in claimed.exclude(pk__in=list(self._intakes)):
+            with contextlib.suppress(StatusConflict):
+                transfer.link_lost(self.epoch)
+
+    @database_sync_to_async
     def _read_rows(self) -> Rows:
-        alive, self._alive = self._alive, False
         self.client.refresh_from_db()
         revoked = self.client.revoked_at is not None
         superseded = self.client.epoch != self.epoch
         if revoked or superseded:
             return Rows(revoked, superseded, [], frozenset())
-        if alive:  # only a sign of life renews the lease; a doorbell is none
-            self.client.seen(self.epoch)
+        self._renew()
         Transfer.expire_due(self.client.pk)
         return Rows(revoked, superseded, self._claim(), self._lost())
+
+    def _renew(self) -> None:
+        """Only a sign of life renews the lease; a doorbell is none."""
+        alive, self._alive = self._alive, False
+        try:
+            if alive:
+                self.client.seen(self.epoch)
+        except Exception:
+            self._alive = True  # it was one, all the same
+            raise
 
     def _claim(self) -> list[Transfer]:
         busy = self._session.open_transfers | self._intakes.keys()

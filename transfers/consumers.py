@@ -147,10 +147,11 @@ class AgentConsumer(AsyncConsumer):
 
     async def _expect_hello(self) -> None:
         await asyncio.sleep(HELLO_SECONDS)
-        if self.attendant is None:
-            await self._close(CloseCode.POLICY_VIOLATION, Abort(None, "timed_out", "no hello"))
+        await self._close(CloseCode.POLICY_VIOLATION, Abort(None, "timed_out", "no hello"))
 
     async def _hello(self, hello: Hello) -> None:
+        if self.impatience is not None:
+            self.impatience.cancel()
         epoch = await database_sync_to_async(self.client.came_online)(
             platform=hello.platform, hostname=hello.hostname, agent_version=hello.agent_version
         )

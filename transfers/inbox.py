@@ -37,17 +37,23 @@ class Inbox:
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[Offer | Chunk | End | Stop] = asyncio.Queue()
+        self._over = asyncio.Event()
         self.leaving: LinkLost | Withdrawn | None = None
         """Set as soon as there is a reason to stop, however much is still to be taken out before it."""
 
     def put(self, message: FromAgent) -> None:
         """A message of the agent, judged already."""
-        event = AgentAborted(message) if isinstance(message, Abort) else message
-        self._events.put_nowait(event)
+        if isinstance(message, Abort):
+            self._over.set()
+            self._events.put_nowait(AgentAborted(message))
+        else:
+            self._events.put_nowait(message)
 
     def leave(self, reason: LinkLost | Withdrawn) -> None:
         """A reason to stop that does not come from the agent."""
         self.leaving = self.leaving or reason
+        if isinstance(reason, LinkLost):
+            self._over.set()
         self._events.put_nowait(reason)
 
     async def take(self) -> Offer | Chunk | End:
@@ -79,7 +85,6 @@ class Inbox:
             raise TypeError("a second offer passed the table")
         return chunks, event
 
-    async def take_confirmation(self) -> None:
-        """Wait for the agent's `abort`, or for the end of the connection; drop all before it."""
-        while not isinstance(await self._events.get(), AgentAborted | LinkLost):
-            pass
+    async def wait_until_over(self) -> None:
+        """Wait for the agent's `abort`, or for the end of the connection; both may have come before."""
+        await self._over.wait()

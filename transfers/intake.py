@@ -72,6 +72,7 @@ class Intake:
         self._clock = clock
         self._inbox = Inbox()
         self._arrival: Arrival | None = None
+        self._asked = False
 
     # Fed by the connection ----------------------------------------------------------------------
 
@@ -145,6 +146,7 @@ class Intake:
         fingerprint = self.transfer.fingerprint if self.transfer.checkpoint else None
         log.info("Sending request_file to %s", self.transfer.client_id)
         await self._reply(Request(self.transfer.pk, self.transfer.path, fingerprint or None))
+        self._asked = True
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 event = await self._inbox.take()
@@ -296,6 +298,8 @@ class Intake:
 
     async def _fail_inside(self) -> None:
         try:
+            if self._arrival is not None:
+                await self._arrival.give_back(keep=True)
             await self._row(Transfer.fail, "internal")
         except Exception:  # the row stays as it is, and is asked for again at a later heartbeat
             log.exception("%s: its failure could not be recorded", self._label)
@@ -305,12 +309,12 @@ class Intake:
         """Tell the agent, and wait for its confirmation: only then may this transfer begin anew."""
         if self._arrival is not None:
             self._arrival.close()
-        if isinstance(self._inbox.leaving, LinkLost):
+        if not self._asked or isinstance(self._inbox.leaving, LinkLost):
             return
         await self._reply(message)
         with contextlib.suppress(TimeoutError):  # it is not asked again on this connection, then
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._inbox.take_confirmation()
+                await self._inbox.wait_until_over()
 
     @property
     def _label(self) -> str:

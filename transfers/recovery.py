@@ -92,10 +92,10 @@ def _remove_orphans() -> int:
     oldest = time.time() - ORPHAN_SECONDS
     for path in settings.PARTIAL_DIR.glob("*.part"):
         try:
-            if path.stat().st_mtime > oldest or _is_needed(path.stem):
+            if path.lstat().st_mtime > oldest or _is_needed(path.stem):
                 continue
             removed += storage.discard(path)
-        except (FileNotFoundError, storage.PartialBusy, storage.StorageError) as reason:
+        except (OSError, storage.PartialBusy, storage.StorageError) as reason:
             log.info("sweep: left %s: %r", path.name, reason)
     return removed
 

@@ -202,10 +202,12 @@ class PartialFile:
             sync_directory(final.parent)
 
     def discard(self) -> None:
-        """Close, and remove the file."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        self.close()
+        """Close, and remove the file. Raises StorageError, closed all the same."""
+        try:
+            with _disk_errors(), contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Release the file and its lock. Closing twice is allowed."""
@@ -235,7 +237,8 @@ def _held(path: Path) -> Iterator[None]:
     with _disk_errors(except_missing=True):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _lock(descriptor, path)
+        with _disk_errors():
+            _lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)

@@ -192,6 +192,7 @@ class TransferViewSet(
             416: None,
             **REFUSALS,
             **CONFLICT,
+            **{info.http_status: OpenApiResponse(ErrorSerializer) for info in ERRORS.values()},
         }
     )
     @action(detail=True)

@@ -194,7 +194,8 @@ class Chunk:
         _whole("offset", self.offset, most=MAX_OFFSET - MAX_CHUNK)
         _codec("codec", self.codec)
         try:
-            bytewise = memoryview(self.payload).itemsize == 1
+            view = memoryview(self.payload)
+            bytewise = view.itemsize == view.ndim == 1
         except TypeError:
             bytewise = False
         if not bytewise:

@@ -126,7 +126,6 @@ def test_so_are_they_wherever_an_agent_can_put_them(
     assert "\u202e" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="the page of a transfer shows its fields as they are")
 @pytest.mark.parametrize("field", ["name", "path", "error_detail", "fingerprint"])
 def test_so_are_they_on_the_page_of_a_transfer(browser: Browser, make: Make, field: str) -> None:
     transfer = make("failed", error_code="internal", **{field: HOSTILE})

@@ -317,9 +317,6 @@ async def test_who_leaves_waits_until_its_transfers_are_put_down(connection: Con
     assert (await fresh(transfer)).status == "queued"
 
 
-@pytest.mark.xfail(
-    reason="leave cancels the look, whose thread goes on to claim what nobody then begins"
-)
 async def test_who_leaves_in_the_middle_of_a_look_leaves_nothing_requested(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,7 +369,6 @@ async def test_a_look_that_fails_is_made_good_by_the_next(
     assert await connection.hear() == Request(transfer.pk, "/a", None)
 
 
-@pytest.mark.xfail(reason="_read_rows takes the sign of life before it has renewed the lease")
 async def test_a_look_that_fails_forgets_no_sign_of_life(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -735,9 +735,6 @@ async def test_a_sync_that_failed_is_never_tried_again_on_the_same_file(
     assert len(calls) == 1
 
 
-@pytest.mark.xfail(
-    reason="_receive drops the agent's abort when the write before it fails, and 120 s are waited for"
-)
 async def test_a_disk_that_fails_just_when_the_agent_gives_up_holds_nobody_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -788,9 +785,6 @@ async def test_a_failure_that_cannot_be_recorded_still_ends_it_and_tells_the_age
     assert not storage.is_busy(transfer.partial_path)
 
 
-@pytest.mark.xfail(
-    reason="_fail_inside aborts at the agent what it was never asked for; run raises"
-)
 async def test_a_request_that_cannot_be_made_fails_its_transfer_and_no_more(house: House) -> None:
     transfer = await house.run(await house.row(path="x" * 5000))
     assert (transfer.status, transfer.error_code) == ("failed", "internal")

@@ -712,7 +712,6 @@ def test_a_revocation_fails_what_the_client_was_asked_for(make: Make, status: st
     assert row(other)["status"] == "queued"
 
 
-@pytest.mark.xfail(strict=True, reason="revoke looks at each row once and lets a conflict be")
 def test_a_revocation_fails_what_moved_on_meanwhile_too(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -440,7 +440,6 @@ def test_a_file_that_cannot_be_created_is_a_storage_error(tmp_path: Path) -> Non
         PartialFile.create(tmp_path / "nowhere" / "x.part")
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="_held locks outside of _disk_errors")
 @pytest.mark.parametrize("verb", [storage.discard, storage.is_busy])
 def test_a_file_system_without_locks_is_a_storage_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[[Path], bool]
@@ -460,9 +459,6 @@ def test_a_file_system_without_locks_is_a_storage_error(
     assert path.exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="PartialFile.discard unlinks outside of _disk_errors"
-)
 def test_a_partial_file_that_cannot_be_removed_is_a_storage_error_and_free(
     partial: PartialFile, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

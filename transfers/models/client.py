@@ -101,6 +101,7 @@ class Client(models.Model):
         Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
         self.refresh_from_db(fields=["revoked_at"])
         for transfer in self.transfers.exclude(status__in=FINAL):
-            with contextlib.suppress(StatusConflict):  # it just ended by itself
-                transfer.fail(transfer.epoch, "revoked")
+            while not transfer.is_final:
+                with contextlib.suppress(StatusConflict):  # it just moved on: look again
+                    transfer.fail(transfer.epoch, "revoked")
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))

@@ -55,6 +55,7 @@ ALLOWED: Mapping[Status, frozenset[Status]] = {
 class StatusConflict(Exception):
     """The table does not allow this change, or somebody else changed the row first."""
 
-    def __init__(self, transfer: UUID, status: str, wanted: str) -> None:
+    def __init__(self, transfer: UUID, status: str, wanted: str, why: str = "") -> None:
         self.status = status
-        super().__init__(f"Transfer {transfer} is {status}; it cannot become {wanted}.")
+        sentence = f"Transfer {transfer} is {status}; it cannot become {wanted}"
+        super().__init__(f"{sentence}: {why}." if why else f"{sentence}.")

@@ -113,8 +113,8 @@ class Transfer(models.Model):
             raise self._conflict(wanted)
         self.refresh_from_db()
 
-    def _conflict(self, wanted: Status) -> StatusConflict:
-        return StatusConflict(self.pk, self.status, wanted)
+    def _conflict(self, wanted: Status, why: str = "") -> StatusConflict:
+        return StatusConflict(self.pk, self.status, wanted, why)
 
     def claim(self, epoch: int) -> None:
         """The connection of this epoch takes the transfer on, to ask its agent. Raises StatusConflict.
@@ -243,6 +243,8 @@ class Transfer(models.Model):
         """A new start of a failed transfer. Raises StatusConflict."""
         if self.status != Status.FAILED:  # the table lets others become queued, for a lost link
             raise self._conflict(Status.QUEUED)
+        if self.client.revoked_at is not None:
+            raise self._conflict(Status.QUEUED, f"the access of {self.client_id} was revoked")
         self._move(
             Status.QUEUED,
             error_code="",
