@@ -23,9 +23,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from . import __version__
-from .progress import say, shown
+from .progress import say
 from .sending import Sending
 from .source import Policy
+from .wire.display import shown
 from .wire.errors import CloseCode
 from .wire.messages import (
     MAX_TEXT,

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from .wire.display import shown
+
 PLAIN_SECONDS = 10.0
 """On no terminal, a line for each tenth of the file, and at least one in this time."""
 
@@ -24,11 +26,6 @@ class Progress(Protocol):
 def say(text: str) -> None:
     """A line for the person who watches, above any bar that is being drawn."""
     tqdm.write(text, file=sys.stderr)
-
-
-def shown(text: str) -> str:
-    """A text from the other side as it may appear on a terminal: control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Bar:

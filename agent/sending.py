@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from .progress import Progress, progress_of, say, shown
+from .progress import Progress, progress_of, say
 from .source import Policy, Source, SourceError, blocks
+from .wire.display import shown
 from .wire.errors import ERRORS
 from .wire.messages import (
     MAX_CHUNK,

@@ -13,12 +13,12 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from agent.wire.messages import MAX_PATH
 
 from .auth import Action, may
 from .models import Client, Status, StatusConflict, Transfer
-from .progress import shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]

@@ -15,6 +15,7 @@ from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.utils import timezone
 
+from agent.wire.display import shown
 from agent.wire.errors import CloseCode
 from agent.wire.messages import (
     MAX_CHUNK,
@@ -37,7 +38,6 @@ from .attendant import Attendant
 from .auth import AgentRefused, authenticate_agent
 from .intake import Outgoing
 from .models import HEARTBEAT, Client
-from .progress import shown
 
 HELLO_SECONDS = 10.0
 """How long a connection may stay silent before its `hello`."""

@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from channels.db import database_sync_to_async
 from django.conf import settings
 
+from agent.wire.display import shown
 from agent.wire.messages import (
     MAX_DETAIL,
     Abort,
@@ -31,7 +32,7 @@ from agent.wire.messages import (
 from .arrival import Arrival, in_thread
 from .inbox import AgentAborted, FromAgent, Inbox, LinkLost, Withdrawn
 from .models import MAX_SOURCE_CHANGES, Status, StatusConflict, Transfer
-from .progress import Progress, shown
+from .progress import Progress
 from .storage import PartialBusy, StorageError
 
 ANSWER_SECONDS = 120.0

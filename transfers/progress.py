@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from agent.wire.display import shown
+
 log = logging.getLogger(__name__)
 
 
@@ -22,11 +24,6 @@ class ConsoleHandler(logging.Handler):
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:
             self.handleError(record)
-
-
-def shown(name: str) -> str:
-    """A name from an agent as it may appear on a console: control and bidi characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 class Progress:

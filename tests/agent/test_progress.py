@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from agent.progress import PLAIN_SECONDS, Bar, Lines, progress_of, say, shown
+from agent.progress import PLAIN_SECONDS, Bar, Lines, progress_of, say
+from agent.wire.display import shown
 
 
 class Terminal(io.StringIO):

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from transfers.progress import ConsoleHandler, Progress, shown
+from agent.wire.display import shown
+from transfers.progress import ConsoleHandler, Progress
 
 
 class Terminal(io.StringIO):

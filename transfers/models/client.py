@@ -10,8 +10,8 @@ from django.db import models, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from agent.wire.display import shown
 from transfers import dispatch
-from transfers.progress import shown
 
 from .status import FINAL, StatusConflict
 

@@ -15,9 +15,9 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers import dispatch, storage
-from transfers.progress import shown
 
 from .client import Client
 from .status import ACTIVE, ALLOWED, FINAL, PENDING, Status, StatusConflict

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
+from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers.models import FINAL, Status
-from transfers.progress import shown
 
 POLL_SECONDS = 0.5
 
