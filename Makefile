@@ -21,7 +21,8 @@ run: $(VENV)/.run  ## start the server on port 8000 (PORT=…)
 	@echo "    $(BIN)/python manage.py add_client client1"
 	@echo "    $(BIN)/python manage.py add_api_token operator"
 	@echo "Stop the server with Ctrl-C."
-	@exec $(BIN)/daphne --bind 0.0.0.0 --port $(PORT) --access-log var/access.log silentmode.asgi:application
+	@$(BIN)/daphne --bind 0.0.0.0 --port $(PORT) --access-log var/access.log silentmode.asgi:application || \
+		{ echo "The server has stopped. Is port $(PORT) taken? make run PORT=8001"; exit 1; }
 
 test: format lint types check-migrations tests  ## everything that must be green before a change lands
 

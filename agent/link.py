@@ -118,7 +118,7 @@ async def stay_online(
         except InvalidStatus as refusal:
             reason = await _refusal(identity, refusal, known=registered)
         except (OSError, ValueError, WebSocketException) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{identity.server} cannot be reached ({type(error).__name__}: {error})"
         registered = registered or link.registered
         if clock() - began >= STABLE_SECONDS:
             pause = pauses()

@@ -72,6 +72,10 @@ class Policy:
                 inside = True
         if inside and not escaped:
             raise SourceError("not_found", f"{path}: there is no such file")
+        if not self.roots:
+            raise SourceError(
+                "forbidden", f"{path}: the agent has no --root, and sends its --file only"
+            )
         raise SourceError("forbidden", f"{path} is not below a --root of the agent")
 
     @staticmethod

@@ -230,6 +230,7 @@ LOGGING = {
         "console": {"class": "transfers.progress.ConsoleHandler", "formatter": "server"},
     },
     "loggers": {
+        "django.security.DisallowedHost": {"handlers": [], "propagate": False},  # the view says it
         # Not propagated: daphne gives the root logger a handler of its own.
         "transfers": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
     },

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -63,10 +64,14 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
 class TransferAdmin(ReadOnlyAdmin):
     sees = Action.SEE_TRANSFERS
     list_display = (
-        "created_at", "client", "what", "status", "progress", "size_shown", "rate",
-        "hash_shown", "finished_at", "error",
+        "created_at", "client", "what", "status", "error", "progress", "size_shown", "rate",
+        "hash_shown", "finished_at",
     )  # fmt: skip
-    list_filter = ("status", "error_code", ("client", admin.RelatedOnlyFieldListFilter))
+    list_filter = (
+        "status",
+        ("error_code", admin.AllValuesFieldListFilter),
+        ("client", admin.RelatedOnlyFieldListFilter),
+    )
     list_select_related = ("client", "requested_by")
     search_fields = ("=id", "client__id", "path", "name", "sha256", "file")
     date_hierarchy = "created_at"
@@ -77,6 +82,7 @@ class TransferAdmin(ReadOnlyAdmin):
         *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
         "progress",
         "rate",
+        "download",
     )
     readonly_fields: ClassVar[tuple[str, ...]] = fields
 
@@ -127,6 +133,13 @@ class TransferAdmin(ReadOnlyAdmin):
         advice = " (a retry can help)" if ERRORS[transfer.error_code].retryable else ""
         return f"{transfer.error_code}: {shown(transfer.error_detail)}{advice}"
 
+    @admin.display(description="download")
+    def download(self, transfer: Transfer) -> str:
+        if transfer.status != Status.COMPLETED:
+            return "–"
+        url = reverse("transfer-content", args=[transfer.pk])
+        return format_html('<a href="{}">{}</a>', url, transfer.file)
+
     def has_steer_permission(self, request: HttpRequest) -> bool:
         return may(request.user, Action.STEER_TRANSFER)
 
@@ -159,6 +172,7 @@ class RequestFileForm(forms.Form):
         required=False,
         max_length=MAX_PATH,
         strip=False,
+        widget=forms.TextInput(attrs={"size": 80}),
         help_text="On the client. Empty: the file that its agent offers (--file).",
     )
 
@@ -199,18 +213,38 @@ class ClientAdmin(ReadOnlyAdmin):
                 Transfer.ask(client, form.cleaned_data["path"] or None, requested_by=request.user)
                 self.message_user(request, f"Asked {client} for a file.", messages.SUCCESS)
             return None
+        return self._page_between(request, queryset, "Request file", "request_file", form)
+
+    def _page_between(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Client],
+        title: str,
+        action: str,
+        form: forms.Form,
+    ) -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
-            "title": "Request file",
+            "title": title,
             "opts": self.opts,
             "clients": queryset,
             "form": form,
+            "action": action,
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
-        return TemplateResponse(request, "admin/transfers/client/request_file.html", context)
+        return TemplateResponse(request, "admin/transfers/client/page_between.html", context)
 
     @admin.action(description="Revoke access for good", permissions=["revoke"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[Client]) -> None:
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Client]) -> HttpResponse | None:
+        """For good, so a page in between asks once more."""
+        if "ask" not in request.POST:
+            title = "Revoke access for good"
+            return self._page_between(request, queryset, title, "revoke", forms.Form())
         for client in queryset:
             client.revoke()
             self.message_user(request, f"Refused from now on: {client}.", messages.SUCCESS)
+        return None
+
+
+admin.site.site_header = admin.site.site_title = "Silentmode"
+admin.site.index_title = "Clients and transfers"

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
 BLOCK = 1024 * 1024
@@ -48,7 +48,8 @@ def file_response(
     try:
         asked = byte_range(wanted, size) if wanted and if_range in ("", quoted) else None
     except Unsatisfiable:
-        return HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
+        answer = {"code": "range_not_satisfiable", "detail": f"The file has {size} bytes."}
+        return JsonResponse(answer, status=416, headers={"Content-Range": f"bytes */{size}"})
     first, last = asked or (0, size - 1)
     # Not FileResponse: under ASGI it reads the whole file into memory (Django 5.2, response.py).
     response = StreamingHttpResponse(

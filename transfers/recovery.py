@@ -53,7 +53,8 @@ def at_start() -> None:
         raise ImproperlyConfigured(
             f"The database is not ready ({error}). Run `manage.py migrate`."
         ) from None
-    log.info("Put right at start-up: %s", report)
+    if report != Report():
+        log.info("Put right at start-up: %s", report)
 
 
 def sweep() -> Report:

@@ -1,9 +1,12 @@
 """The HTTP API. A view looks up, checks the right, calls one verb of the model, and answers."""
 
+import logging
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
 from django.views.decorators.http import require_GET
@@ -15,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
+from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 
 from . import content
@@ -27,6 +31,8 @@ from .serializers import (
     RequestSerializer,
     TransferSerializer,
 )
+
+log = logging.getLogger(__name__)
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -60,7 +66,10 @@ def error_response(error: Exception, context: dict[str, Any]) -> Response | None
             error, exceptions.ValidationError
         ):
             code = str(error.get_codes())
-        response.data = {"code": code, "detail": _sentence(response.data)}
+        detail = _sentence(response.data)
+        if isinstance(error, exceptions.UnsupportedMediaType):
+            detail += " Send JSON, with Content-Type: application/json."
+        response.data = {"code": code, "detail": detail}
     return response
 
 
@@ -77,7 +86,12 @@ def _sentence(data: Any, field: str = "") -> str:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
-    return JsonResponse({"code": "bad_request", "detail": "The request is malformed."}, status=400)
+    detail = "The request is malformed."
+    if isinstance(exception, DisallowedHost):
+        host = shown(request.META.get("HTTP_HOST", ""))
+        detail = f"This server does not answer as {host}; SILENTMODE_ALLOWED_HOSTS names its hosts."
+        log.warning("Refused a request: %s", detail)
+    return JsonResponse({"code": "bad_request", "detail": detail}, status=400)
 
 
 def server_error(request: HttpRequest) -> JsonResponse:
@@ -120,9 +134,9 @@ class TransferViewSet(
     @extend_schema(request=RequestSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def create(self, request: Request) -> Response:
         """Ask for a file."""
-        if asked := self._asked_before():
-            return self._answer(asked)
         body = RequestSerializer(data=request.data)
+        if asked := self._asked_before(body.initial_data):
+            return self._answer(asked)
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
         client = _client(values.pop("client"))
@@ -133,9 +147,9 @@ class TransferViewSet(
     @extend_schema(request=DownloadSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def download(self, request: Request, client_id: str) -> Response:
         """Ask a client for a file: the short form."""
-        if asked := self._asked_before():
-            return self._answer(asked)
         body = DownloadSerializer(data=request.data)
+        if asked := self._asked_before(body.initial_data, client_id):
+            return self._answer(asked)
         body.is_valid(raise_exception=True)
         return self._ask(_client(client_id), **body.validated_data)
 
@@ -146,11 +160,17 @@ class TransferViewSet(
             raise exceptions.ValidationError({"Idempotency-Key": ["It has 1 to 255 characters."]})
         return key
 
-    def _asked_before(self) -> Transfer | None:
+    def _asked_before(self, body: Any, client_id: str | None = None) -> Transfer | None:
         """The transfer of an earlier request with this key, whatever has become of its client since."""
         key = self._idempotency_key
         mine = Transfer.objects.filter(requested_by=self.request.user.pk, idempotency_key=key)
-        return mine.first() if key else None
+        transfer = mine.first() if key else None
+        if transfer is not None and isinstance(body, Mapping):
+            wanted = (client_id or body.get("client"), body.get("path"))
+            if wanted != (transfer.client_id, transfer.path):
+                sentence = f"This Idempotency-Key was used for {transfer}. Use a new one."
+                raise Conflict(sentence, code="idempotency_key_reused")
+        return transfer
 
     def _ask(self, client: Client, **values: Any) -> Response:
         if client.revoked_at is not None:
@@ -202,7 +222,8 @@ class TransferViewSet(
         path = transfer.landed_path
         if transfer.error_code:
             status_code = ERRORS[transfer.error_code].http_status
-            answer = {"code": transfer.error_code, "detail": transfer.error_detail}
+            detail = f"There is no file: the transfer {transfer.status}: {transfer.error_detail}"
+            answer = {"code": transfer.error_code, "detail": detail}
             return Response(answer, status_code)
         if transfer.status != Status.COMPLETED or path is None:
             raise Conflict(f"The file has not landed: the transfer is {transfer.status}.")

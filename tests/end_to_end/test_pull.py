@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import venv
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import StartAgent
-from tests.end_to_end.harness import PROJECT, Server, make_file, sha256
+from tests.end_to_end.harness import PROJECT, Program, Server, eventually, make_file, sha256
 
 MIB = 1 << 20
 
@@ -165,3 +166,34 @@ def test_an_agent_that_is_sending_stops_within_2_seconds_of_sigterm(
     agent.process.terminate()
     assert agent.process.wait(2) == 0
     shared_server.wait_status(transfer, "interrupted", "queued")
+
+
+def test_pull_waits_through_a_restart_of_the_server(
+    server: Server, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    source = make_file(tmp_path / "data.bin", MIB)
+    token = server.manage("add_client", "client1")
+    api = {"SILENTMODE_API_TOKEN": server.token}
+    command = ["manage.py", "pull", "client1", "--server", server.url]
+    pull = Program(command, tmp_path / "pull.log", {**server.environment, **api})
+    eventually("a request", lambda: server.call("GET", "/api/v1/transfers/")[1]["count"] == 1)
+    server.program.terminate()
+    server.start()
+    start_agent("client1", token, server.port, file=source)
+    assert pull.process.wait(60) == 0
+    assert sha256(source) in pull.output
+
+
+def test_ctrl_c_ends_pull_and_says_that_the_transfer_goes_on(
+    shared_server: Server, tmp_path: Path
+) -> None:
+    shared_server.manage("add_client", "absent")
+    api = {"SILENTMODE_API_TOKEN": shared_server.token}
+    command = ["manage.py", "pull", "absent", "--server", shared_server.url]
+    pull = Program(command, tmp_path / "pull.log", {**shared_server.environment, **api})
+    asked = "/api/v1/transfers/?client=absent"
+    eventually("a request", lambda: shared_server.call("GET", asked)[1]["count"] == 1)
+    pull.process.send_signal(signal.SIGINT)
+    assert pull.process.wait(30) == 130
+    assert "the transfer goes on without you" in pull.output
+    assert "Traceback" not in pull.output

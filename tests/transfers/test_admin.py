@@ -327,13 +327,15 @@ def test_nothing_is_asked_of_a_revoked_client(browser: Browser, client1: Client)
 
 
 def test_a_client_is_revoked(boss: Browser, client1: Client) -> None:
-    assert "Refused from now on: client1." in act(boss, CLIENTS, "revoke", client1)
+    assert "There is no way back" in act(boss, CLIENTS, "revoke", client1)
+    assert Client.objects.get().revoked_at is None
+    assert "Refused from now on: client1." in act(boss, CLIENTS, "revoke", client1, ask="yes")
     assert Client.objects.get().revoked_at is not None
 
 
 def test_a_revocation_names_the_client_as_it_is_called(boss: Browser, client1: Client) -> None:
     """`Client1` may be another machine."""
-    said = act(boss, CLIENTS, "revoke", client1)
+    said = act(boss, CLIENTS, "revoke", client1, ask="yes")
     assert "client1" in said[said.index('class="messagelist"') :].partition("</ul>")[0]
 
 

@@ -704,7 +704,7 @@ def test_a_browser_is_turned_away_at_the_agents_door(token: str) -> None:
     assert_refused(response, 403, "forbidden")
 
 
-@pytest.mark.parametrize("path", ["/", "/nowhere", "/api/v1/", "/download/", "/download/a/b"])
+@pytest.mark.parametrize("path", ["/nowhere", "/api/v1/", "/download/", "/download/a/b"])
 def test_a_page_that_does_not_exist_is_told_as_json(api: APIClient, path: str) -> None:
     assert_refused(api.get(path), 404, "not_found")
 
@@ -724,3 +724,20 @@ def test_a_failure_inside_is_told_as_json(operator: User, monkeypatch: pytest.Mo
     response = api.get(TRANSFERS)
     assert_refused(response, 500, "internal", ERRORS["internal"].sentence)
     assert "a bug" not in response.json()["detail"]
+
+
+def test_an_idempotency_key_is_not_for_two_requests(api: APIClient, client1: Client) -> None:
+    Client.objects.create(id="client2", token_sha256="2")
+    key = {"Idempotency-Key": "k1"}
+    assert api.post("/download/client1", headers=key).status_code == 202
+    again = api.post("/download/client2", headers=key)
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_key_reused")
+    other = api.post("/download/client1", {"path": "/x"}, headers=key, format="json")
+    assert other.status_code == 409
+
+
+def test_a_body_that_is_no_json_is_told_what_to_send(api: APIClient, client1: Client) -> None:
+    form = "application/x-www-form-urlencoded"
+    answer = api.post("/download/client1", "path=x", content_type=form)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["detail"]

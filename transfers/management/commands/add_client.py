@@ -18,6 +18,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, client_id: str, **options: Any) -> None:
         token = new_token()
         client = Client(id=client_id, token_sha256=digest(token))
+        if Client.objects.filter(pk=client_id).exists():
+            raise CommandError(
+                f"{client_id} is registered already, and its token cannot be shown again. If it is lost, "
+                "revoke the client in the admin and register the machine under another id."
+            )
         try:
             client.full_clean()
         except ValidationError as invalid:

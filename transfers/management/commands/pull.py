@@ -13,9 +13,13 @@ from tqdm import tqdm
 
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
-from transfers.models import FINAL, Status
+from transfers.models import FINAL, PENDING
 
 POLL_SECONDS = 0.5
+
+
+class Unreachable(Exception):
+    """The server does not answer, now."""
 
 
 class Api:
@@ -26,7 +30,7 @@ class Api:
         self.token = token
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON answer. Raises CommandError with the server's own sentence."""
+        """The JSON answer. Raises CommandError with the server's own sentence, and Unreachable."""
         request = urllib.request.Request(
             self.server + path,
             method=method,
@@ -38,9 +42,11 @@ class Api:
                 result: dict[str, Any] = json.load(answer)
                 return result
         except urllib.error.HTTPError as error:
+            if error.code in (502, 503, 504):  # a proxy whose server is not there
+                raise Unreachable(f"{self.server}: HTTP {error.code}") from None
             raise CommandError(f"{self.server}: {_sentence(error)}") from None
         except (OSError, ValueError) as error:
-            raise CommandError(f"{self.server} does not answer as it should: {error}") from None
+            raise Unreachable(f"{self.server} does not answer as it should: {error}") from None
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:
@@ -60,7 +66,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("client_id")
         parser.add_argument("path", nargs="?", help="on the client; default: its agent's --file")
-        parser.add_argument("--server", default="http://localhost:8000", metavar="URL")
+        parser.add_argument(
+            "--server", default="http://localhost:8000", metavar="URL", help="default: %(default)s"
+        )
         parser.add_argument("--no-wait", action="store_true", help="ask, print the id and return")
 
     def handle(
@@ -77,32 +85,53 @@ class Command(BaseCommand):
             raise CommandError(
                 "Set SILENTMODE_API_TOKEN to a token from `manage.py add_api_token <username>`."
             )
+        if not server.startswith(("http://", "https://")):
+            raise CommandError(f"--server {server}: it looks like https://files.example.com")
         api = Api(server, token)
         body = {} if path is None else {"path": path}
-        transfer = api.call("POST", f"/download/{quote(client_id, safe='')}", body)
+        try:
+            transfer = api.call("POST", f"/download/{quote(client_id, safe='')}", body)
+        except Unreachable as unreachable:
+            raise CommandError(str(unreachable)) from None
         if no_wait:
             self.stdout.write(transfer["id"])
             return
-        transfer = self._follow(api, transfer)
-        if transfer["status"] != Status.COMPLETED:
-            error = transfer["error"]
+        try:
+            transfer = self._follow(api, transfer)
+        except KeyboardInterrupt:
+            raise CommandError(
+                f"Not waiting any longer; the transfer goes on without you. To stop it: "
+                f"POST {api.server}/api/v1/transfers/{transfer['id']}/cancel/",
+                returncode=130,
+            ) from None
+        self._tell(transfer)
+
+    def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
+        """Show the transfer's progress until it has ended, also over restarts of the server."""
+        path = f"/api/v1/transfers/{transfer['id']}/"
+        with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
+            while True:
+                bar.total = transfer["size"]
+                bar.n = transfer["received"]
+                bar.set_description_str(_label(transfer))
+                if transfer["status"] in FINAL:
+                    return transfer
+                time.sleep(POLL_SECONDS)  # the API has no event to wait for yet
+                try:
+                    transfer = api.call("GET", path)
+                except Unreachable:
+                    bar.set_description_str(f"{api.server} does not answer; still trying")
+
+    def _tell(self, transfer: dict[str, Any]) -> None:
+        if error := transfer["error"]:
             advice = " Trying again can help." if ERRORS[error["code"]].retryable else ""
             sentence = f"{transfer['status']}: {shown(error['detail'])} ({error['code']})"
             raise CommandError(sentence + advice)
+        self.stderr.write("Landed in the server's downloads folder:")
         self.stdout.write(f"{transfer['sha256']}  {transfer['file']}")
 
-    def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
-        """Show the transfer's progress until it has ended."""
-        with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
-            while transfer["status"] not in FINAL:
-                bar.total = transfer["size"]
-                bar.set_description(
-                    f"{transfer['status']} {shown(transfer['name'])}", refresh=False
-                )
-                bar.n = transfer["received"]
-                bar.refresh()
-                time.sleep(POLL_SECONDS)  # the API has no event to wait for yet
-                transfer = api.call("GET", f"/api/v1/transfers/{transfer['id']}/")
-            bar.n = transfer["received"]
-            bar.set_description(transfer["status"])
-        return transfer
+
+def _label(transfer: dict[str, Any]) -> str:
+    if transfer["status"] in PENDING:
+        return f"{transfer['status']}, waiting for {transfer['client']}"
+    return f"{transfer['status']} {shown(transfer['name'])}".strip()
