@@ -15,6 +15,7 @@ try:
 
     from transfers import recovery
     from transfers.consumers import AgentConsumer, refuse
+    from transfers.pushback import with_pushback
 
     recovery.at_start()
 except ImproperlyConfigured as bad:
@@ -26,4 +27,6 @@ routes: list[Any] = [
     re_path("", refuse),  # type: ignore[arg-type]
 ]
 
-application = ProtocolTypeRouter({"http": django_application, "websocket": URLRouter(routes)})
+application = ProtocolTypeRouter(
+    {"http": with_pushback(django_application), "websocket": URLRouter(routes)}
+)

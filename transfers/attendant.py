@@ -7,6 +7,7 @@ any case once a heartbeat, so that a lost ring costs seconds and never a transfe
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
@@ -18,6 +19,7 @@ from agent.wire.messages import Abort, Chunk, End, Offer
 from agent.wire.session import Session
 from agent.wire.state import Link
 
+from . import dispatch
 from .intake import Intake, Reply
 from .models import ACTIVE, HEARTBEAT, Client, Status, StatusConflict, Transfer
 
@@ -46,14 +48,26 @@ class Rows:
 
 
 class Attendant:
-    """The transfers of one connection. `reply` sends to its agent, `close` ends the connection."""
+    """The transfers of one connection.
+
+    `reply` sends to its agent, `close` ends the connection, `channel_name` is where its doorbell rings.
+    """
 
     def __init__(
-        self, client: Client, epoch: int, session: Session, reply: Reply, close: Close
+        self,
+        client: Client,
+        epoch: int,
+        session: Session,
+        reply: Reply,
+        close: Close,
+        *,
+        channel_name: str,
     ) -> None:
         self.client = client
         self.epoch = epoch
         self._session = session
+        self._channel_name = channel_name
+        self._last_chunk = 0.0
         self._reply = reply
         self._close = close
         self._intakes: dict[UUID, Intake] = {}
@@ -67,9 +81,11 @@ class Attendant:
         """Look soon."""
         self._bell.set()
 
-    def sign_of_life(self) -> None:
+    def sign_of_life(self, *, chunk: bool = False) -> None:
         """Something came from the agent; the next look renews its lease."""
         self._alive = True
+        if chunk:
+            self._last_chunk = time.monotonic()
 
     def receive(self, message: Offer | Chunk | End | Abort) -> None:
         """A message of the agent about one transfer, judged already."""
@@ -84,10 +100,13 @@ class Attendant:
         for intake in self._intakes.values():
             intake.link_lost()
         await self._let_go()
+        await dispatch.leave(self.client.pk, self._channel_name)
         if self._working:
             await asyncio.wait(self._working)  # a cancellation of this wait leaves them at work
 
     async def _run(self) -> None:
+        # An older connection of this client is to see that it is old.
+        await dispatch.ring(self.client.pk)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT):
@@ -96,6 +115,8 @@ class Attendant:
             if self._session.link is Link.CLOSED:
                 return  # it was said good-bye to meanwhile
             try:
+                # Again each time: membership of a group ends by itself.
+                await dispatch.join(self.client.pk, self._channel_name)
                 await self._look()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
@@ -165,7 +186,9 @@ class Attendant:
         return working - frozenset(held.values_list("pk", flat=True))
 
     def _begin(self, transfer: Transfer) -> None:
-        intake = self._intakes[transfer.pk] = Intake(transfer, self.epoch, self._reply)
+        intake = self._intakes[transfer.pk] = Intake(
+            transfer, self.epoch, self._reply, last_chunk=lambda: self._last_chunk
+        )
         task = asyncio.create_task(intake.run())
         self._working.add(task)
         _tasks.add(task)

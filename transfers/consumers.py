@@ -33,7 +33,6 @@ from agent.wire.messages import (
 from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Link, Side
 
-from . import dispatch
 from .attendant import Attendant
 from .auth import AgentRefused, authenticate_agent
 from .intake import Outgoing
@@ -104,7 +103,7 @@ class AgentConsumer(AsyncConsumer):
             return  # we have said good-bye; what is still in the queue is nobody's
         message = self.session.receive(data)
         if self.attendant is not None:
-            self.attendant.sign_of_life()
+            self.attendant.sign_of_life(chunk=isinstance(message, Chunk))
         match message:
             case Violation():
                 log.warning("%s broke the protocol: %s", self.client, shown(message.detail))
@@ -158,15 +157,17 @@ class AgentConsumer(AsyncConsumer):
         log.info("Registered client %s", self.client)
         now = timezone.now().isoformat()
         await self._say(Welcome(self.client.pk, HEARTBEAT, MAX_CHUNK, now))
-        await dispatch.join(self.client.pk, self.channel_name)
-        await dispatch.ring(
-            self.client.pk
-        )  # an older connection of this client sees that it is old
-        self.attendant = Attendant(self.client, epoch, self.session, self._reply, self._close)
+        self.attendant = Attendant(
+            self.client,
+            epoch,
+            self.session,
+            self._reply,
+            self._close,
+            channel_name=self.channel_name,
+        )
 
     async def _heartbeat(self) -> None:
         await self._say(Heartbeat())
-        await dispatch.join(self.client.pk, self.channel_name)
         if self.attendant is not None:
             self.attendant.ring()
 
@@ -175,7 +176,6 @@ class AgentConsumer(AsyncConsumer):
         if self.impatience is not None:
             self.impatience.cancel()
         if self.attendant is not None:
-            await dispatch.leave(self.client.pk, self.channel_name)
             log.info("Client %s disconnected", self.client)
             await self.attendant.leave()
 

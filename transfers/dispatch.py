@@ -5,9 +5,10 @@ nothing else: the row is the truth. A ring may get lost (the layer is at most on
 it), so consumers also look at every connect and every heartbeat.
 """
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -15,6 +16,9 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 
 RING: dict[str, Any] = {"type": "doorbell"}
 """Handled by `AgentConsumer.doorbell`: the name of a handler comes from the type."""
+
+LAYER_SECONDS = 2.0
+"""How long to wait for the channel layer, which may hang with its Redis."""
 
 log = logging.getLogger(__name__)
 
@@ -33,28 +37,29 @@ def group_of(client_id: str) -> str:
 
 async def join(client_id: str, channel_name: str) -> None:
     """Hear the doorbell of a client. Membership ends by itself: join again at each heartbeat."""
-    with _only_logged(f"join the group of {client_id}"):
+    async with _only_logged(f"join the group of {client_id}"):
         await _layer().group_add(group_of(client_id), channel_name)
 
 
 async def leave(client_id: str, channel_name: str) -> None:
-    with _only_logged(f"leave the group of {client_id}"):
+    async with _only_logged(f"leave the group of {client_id}"):
         await _layer().group_discard(group_of(client_id), channel_name)
 
 
 async def ring(client_id: str) -> None:
     """Have the client's connection, in whichever process it is, look at its rows."""
-    with _only_logged(f"ring for {client_id}"):
+    async with _only_logged(f"ring for {client_id}"):
         await _layer().group_send(group_of(client_id), RING)
 
 
 ring_from_sync = async_to_sync(ring)
 
 
-@contextlib.contextmanager
-def _only_logged(what: str) -> Iterator[None]:
-    """A doorbell that is out of order is no reason to stop: the next heartbeat does its work."""
+@contextlib.asynccontextmanager
+async def _only_logged(what: str) -> AsyncIterator[None]:
+    """A doorbell that is out of order, or hangs, is no reason to stop: heartbeats do its work."""
     try:
-        yield
+        async with asyncio.timeout(LAYER_SECONDS):
+            yield
     except Exception:
         log.warning("could not %s; heartbeats will do", what, exc_info=True)

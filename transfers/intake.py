@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 
 from agent.wire.display import shown
 from agent.wire.messages import (
@@ -22,6 +23,7 @@ from agent.wire.messages import (
     Abort,
     Ack,
     Cancel,
+    Chunk,
     End,
     Landed,
     Offer,
@@ -57,7 +59,10 @@ class Refused(Exception):
 
 
 class Intake:
-    """One transfer, claimed by the connection of `epoch`; `reply` sends a message to its agent."""
+    """One transfer, claimed by the connection of `epoch`; `reply` sends a message to its agent.
+
+    `last_chunk` says when, on the same clock, a chunk of any transfer last came over the connection.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Intake:
         reply: Reply,
         *,
         clock: Callable[[], float] = time.monotonic,
+        last_chunk: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.transfer = transfer
         self.epoch = epoch
@@ -74,6 +80,10 @@ class Intake:
         self._inbox = Inbox()
         self._arrival: Arrival | None = None
         self._asked = False
+        self._ended = False
+        self._in_place = False
+        """The file has its final name, verified and synced: whatever fails now, it stays."""
+        self._last_chunk = last_chunk
 
     # Fed by the connection ----------------------------------------------------------------------
 
@@ -95,8 +105,12 @@ class Intake:
         """Ask for the file and see it through. Never raises."""
         try:
             await self._run_to_an_end()
+        except (OperationalError, InterfaceError):
+            # The database is away: the row stays as it is, and a later look takes it up again.
+            log.warning("%s: the database is away; leaving it", self._label, exc_info=True)
+            await self._end_and_wait(Cancel(self.transfer.pk))
         except Exception:
-            log.exception("%s: failed inside", self.transfer)
+            log.exception("%s: failed inside", self._label)
             await self._fail_inside()
         finally:
             if self._arrival is not None:
@@ -119,6 +133,7 @@ class Intake:
 
     async def _transfer(self) -> None:
         offer = await self._ask()
+        await self._row(Transfer.check_held)  # before the file of whoever holds it is touched
         arrival = self._arrival = await self._open(offer)
         begin = arrival.begin
         await self._row(
@@ -141,6 +156,7 @@ class Intake:
             await self._rehash(arrival)
             end = await self._receive(arrival, progress)
             progress.finish()
+        self._ended = True
         await self._land(arrival, offer, end)
 
     async def _ask(self) -> Offer:
@@ -148,12 +164,7 @@ class Intake:
         log.info("Sending request_file to %s", self.transfer.client_id)
         await self._reply(Request(self.transfer.pk, self.transfer.path, fingerprint or None))
         self._asked = True
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                event = await self._inbox.take()
-        except TimeoutError:
-            detail = f"The agent did not answer the request within {ANSWER_SECONDS:.0f} s."
-            raise Refused("timed_out", detail) from None
+        event = await self._first_answer()
         if not isinstance(event, Offer):
             raise TypeError(f"{event} instead of an offer passed the table")
         if event.size > settings.MAX_FILE_SIZE:
@@ -163,6 +174,16 @@ class Intake:
                 "(SILENTMODE_MAX_FILE_SIZE).",
             )
         return event
+
+    async def _first_answer(self) -> Offer | Chunk | End:
+        """What the agent says to the request. On a slow uplink, the chunks of others go before it."""
+        asked = self._clock()
+        while (wait := max(asked, self._last_chunk()) + ANSWER_SECONDS - self._clock()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    return await self._inbox.take()
+        detail = f"The agent did not answer the request within {ANSWER_SECONDS:.0f} s."
+        raise Refused("timed_out", detail)
 
     # The bytes ----------------------------------------------------------------------------------
 
@@ -227,6 +248,7 @@ class Intake:
             )
         final = await self._row(Transfer.verified, sha256=end.sha256)
         await arrival.land(final)
+        self._in_place = True
         await self._row(Transfer.landed)
         log.info("Finished receiving from %s", self.transfer.client_id)
         log.info("Final SHA256: %s", end.sha256)
@@ -255,15 +277,19 @@ class Intake:
         transfer = self.transfer
         await database_sync_to_async(transfer.refresh_from_db)()
         log.info("%s: is %s now; this connection leaves it", self._label, transfer.status)
-        if transfer.status == Status.COMPLETED:
+        if transfer.status == Status.COMPLETED and self._ended:
             await self._reply(Landed(transfer.pk, transfer.sha256))
             return
-        if transfer.is_final:
-            await self._discard()
+        await self._discard_unwanted()
         await self._end_and_wait(Cancel(transfer.pk))
 
-    async def _discard(self) -> None:
-        """Remove what arrived, also where it was ended between the rename and the row."""
+    async def _discard_unwanted(self) -> None:
+        """Remove what arrived for a transfer that ended without a file; the row is fresh.
+
+        Also where it was ended between the rename and the row.
+        """
+        if not self.transfer.is_final or self.transfer.status == Status.COMPLETED:
+            return
         if self._arrival is not None:
             await self._arrival.give_back(keep=False)
         if self.transfer.landed_path is not None:
@@ -276,14 +302,16 @@ class Intake:
             await self._fail(abort.code, abort.detail)
         except StatusConflict:
             await database_sync_to_async(self.transfer.refresh_from_db)()
-            if self.transfer.is_final:
-                await self._discard()
+            await self._discard_unwanted()
 
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
         """We give up: the row first, then the agent."""
         log.warning("%s: %s: %s", self._label, code, shown(detail))
         if self._arrival is not None:  # before the row: its database may be on the same full disk
-            await self._arrival.give_back(keep=keep)
+            try:
+                await self._arrival.give_back(keep=keep)
+            except StorageError as error:  # it fails twice; the first time is what counts
+                log.warning("%s: could not give its space back: %s", self._label, error)
         try:
             await self._fail(code, detail, keep=keep)
         except StatusConflict:
@@ -299,9 +327,8 @@ class Intake:
 
     async def _fail_inside(self) -> None:
         try:
-            if self._arrival is not None:
-                await self._arrival.give_back(keep=True)
-            await self._row(Transfer.fail, "internal")
+            if not self._in_place:  # else the row waits for a look or a sweep to complete it
+                await self._row(Transfer.fail, "internal")
         except Exception:  # the row stays as it is, and is asked for again at a later heartbeat
             log.exception("%s: its failure could not be recorded", self._label)
         await self._end_and_wait(Abort(self.transfer.pk, "internal"))

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 
 from . import storage
-from .models import ACTIVE, FINAL, Status, StatusConflict, Transfer
+from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer
 
 ORPHAN_SECONDS = 24 * 3600
 """A partial file that no transfer needs is removed after this long without a write."""
@@ -60,6 +60,11 @@ def at_start() -> None:
 def sweep() -> Report:
     """Put every row and every partial file right. Safe beside running servers."""
     report = Report(expired=Transfer.expire_due())
+    unfinished = Transfer.objects.exclude(status__in=FINAL)
+    for client in (
+        Client.objects.exclude(revoked_at=None).filter(transfers__in=unfinished).distinct()
+    ):
+        client.revoke()  # something was asked of it in the very moment of its revocation
     for transfer in Transfer.objects.filter(status__in=ACTIVE).select_related("client"):
         _settle(transfer, report)
     report.missing = tuple(

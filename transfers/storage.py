@@ -102,7 +102,10 @@ class PartialFile:
         discard(path)
         with _disk_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
+            try:
+                descriptor = os.open(path, flags, 0o600)
+            except FileExistsError:  # somebody else was quicker
+                raise PartialBusy(path) from None
             partial = cls(path, descriptor, 0)
             partial._prepare()
             sync_directory(path.parent)  # or a power loss takes the name, checkpoints and all

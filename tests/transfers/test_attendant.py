@@ -52,7 +52,14 @@ class Connection:
         epoch = await sync_to_async(self.client.came_online)(
             platform="test", hostname="test", agent_version="1"
         )
-        self.attendant = Attendant(self.client, epoch, self.session, self._reply, self._close)
+        self.attendant = Attendant(
+            self.client,
+            epoch,
+            self.session,
+            self._reply,
+            self._close,
+            channel_name="specific.test!attendant",
+        )
 
     async def _reply(self, message: Outgoing) -> None:
         over = message.transfer and self.session.stage(message.transfer) in OVER

@@ -103,5 +103,6 @@ class Client(models.Model):
         for transfer in self.transfers.exclude(status__in=FINAL):
             while not transfer.is_final:
                 with contextlib.suppress(StatusConflict):  # it just moved on: look again
-                    transfer.fail(transfer.epoch, "revoked")
+                    if not transfer.finish_landing():
+                        transfer.fail(transfer.epoch, "revoked")
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))

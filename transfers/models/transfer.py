@@ -138,6 +138,12 @@ class Transfer(models.Model):
     def _has_bytes(self) -> bool:
         return self.checkpoint > 0 or self.status == Status.VERIFYING
 
+    def check_held(self, epoch: int) -> None:
+        """Raises StatusConflict when the row is not this connection's any more."""
+        if not Transfer.objects.filter(pk=self.pk, epoch=epoch, status=self.status).exists():
+            self.refresh_from_db()
+            raise self._conflict(Status.RECEIVING)
+
     def offered(
         self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
     ) -> None:
@@ -215,7 +221,12 @@ class Transfer(models.Model):
         partial file is gone has landed.
         """
         path = self.landed_path
-        if path is None or self.partial_path.exists() or not path.exists():
+        if (
+            self.status != Status.VERIFYING
+            or path is None
+            or self.partial_path.exists()
+            or not path.exists()
+        ):
             return False
         self.landed(self.epoch)
         return True
