@@ -766,3 +766,11 @@ def test_nothing_else_is_a_client_id(name: str) -> None:
 @pytest.mark.django_db
 def test_the_migrations_say_what_the_models_say() -> None:
     call_command("makemigrations", "--check", "--dry-run", stdout=StringIO())
+
+
+def test_what_was_not_on_disk_for_certain_counts_no_more_after_a_lost_link(client1: Client) -> None:
+    transfer = Transfer.objects.create(
+        client=client1, status="receiving", epoch=1, size=100, received=70, checkpoint=30
+    )
+    transfer.link_lost(1)
+    assert (transfer.status, transfer.received, transfer.checkpoint) == ("interrupted", 30, 30)

@@ -132,7 +132,7 @@ class Transfer(models.Model):
     def link_lost(self, epoch: int) -> None:
         """The connection ended: wait for the client to come back."""
         wanted = Status.INTERRUPTED if self._has_bytes else Status.QUEUED
-        self._move(wanted, holder=epoch)
+        self._move(wanted, holder=epoch, received=F("checkpoint"))  # the rest is asked for again
 
     @property
     def _has_bytes(self) -> bool:
