@@ -44,7 +44,7 @@ class DemoFailed(Exception):
 class Program:
     """A process in a pseudo-terminal: `lines` it has finished, and the `bar` it is drawing."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, name: str, command: list[str], more: dict[str, str]) -> None:
         self.name = name
         self.lines: list[str] = []
         self.bar = ""
@@ -55,7 +55,7 @@ class Program:
         self.process = subprocess.Popen(
             command,
             cwd=HERE,
-            env={**os.environ, **environment},
+            env=environment(**more),
             stdin=subprocess.DEVNULL,
             stdout=inner,
             stderr=inner,
@@ -78,6 +78,9 @@ class Program:
         self.bar = _last_drawn(self._rest)
         self.lines += lines
         return lines
+
+    def said(self, words: str) -> bool:
+        return any(words in line for line in self.lines)
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -105,8 +108,8 @@ class Stage:
         self._bars: list[tqdm[Any]] = []
         self._said_at = 0.0
 
-    def start(self, name: str, command: list[str], environment: dict[str, str]) -> Program:
-        program = Program(name, command, environment)
+    def start(self, name: str, command: list[str], more: dict[str, str]) -> Program:
+        program = Program(name, command, more)
         self._programs.append(program)
         self._selector.register(program.terminal, selectors.EVENT_READ, program)
         if sys.stdout.isatty():
@@ -143,11 +146,19 @@ class Stage:
         self._selector.close()
 
 
-def manage(environment: dict[str, str], *arguments: str) -> str:
+def environment(**more: str) -> dict[str, str]:
+    """What the programs see: nothing of this shell's own Silentmode settings."""
+    names = [name for name in os.environ if name.startswith("SILENTMODE_")]
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    ours = {"SILENTMODE_DATA_DIR": str(DATA), "PYTHONUNBUFFERED": "1"}
+    return {**clean, **ours, "DATABASE_URL": "", "REDIS_URL": "", **more}
+
+
+def manage(*arguments: str) -> str:
     """The last line that a management command printed."""
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments],
-        cwd=HERE, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+        cwd=HERE, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise DemoFailed(f"manage.py {arguments[0]} failed:\n{done.stderr}")
@@ -191,54 +202,53 @@ def say(text: str) -> None:
 def play(stage: Stage, size_mb: int) -> None:
     """The whole piece. Raises DemoFailed where it does not go as promised."""
     shutil.rmtree(DATA, ignore_errors=True)
-    environment = {
-        "SILENTMODE_DATA_DIR": str(DATA),
-        "PYTHONUNBUFFERED": "1",
-        "REDIS_URL": "",
-        "DATABASE_URL": "",
-    }
     say(f"1. A till in a store has a file of {size_mb} MiB (random bytes, made now).")
     source = make_source(size_mb)
+    manage("migrate", "--verbosity", "0")
+    client_token = manage("add_client", CLIENT)
+    api_token = manage("add_api_token", "demo")
     port = free_port()
-    manage(environment, "migrate", "--verbosity", "0")
     say(f"2. The server starts on port {port}. It knows one client, {CLIENT}, by its token.")
-    client_token = manage(environment, "add_client", CLIENT)
-    api_token = manage(environment, "add_api_token", "demo")
-    daphne = [sys.executable, "-m", "daphne", "--port", str(port)]
-    daphne += ["--access-log", str(DATA / "access.log"), "silentmode.asgi:application"]
-    server = stage.start("server", daphne, environment)
-    stage.watch(
-        lambda: any("Listening on" in line for line in server.lines), START_SECONDS, "server"
-    )
+    start_server(stage, port)
     say("3. The agent on the till dials out, as it can from behind any NAT, and stays connected.")
-    agent_command = [sys.executable, "-m", "agent", "--id", CLIENT, "--file", str(source)]
-    agent_command += ["--server", f"ws://127.0.0.1:{port}"]
-    agent = stage.start("agent", agent_command, {**environment, "SILENTMODE_TOKEN": client_token})
-    stage.watch(
-        lambda: any("registered as" in line for line in agent.lines), START_SECONDS, "connection"
-    )
+    agent = start_agent(stage, port, source, client_token)
     api = f"http://127.0.0.1:{port}"
     say(f"4. An operator asks once: curl -X POST {api}/download/{CLIENT}")
     began = time.monotonic()
-    transfer = call("POST", f"{api}/download/{CLIENT}", api_token)
+    transfer = pull(stage, api, api_token)
+    seconds = time.monotonic() - began
+    stage.watch(lambda: agent.said("File sent successfully"), START_SECONDS, "word of the agent")
+    say(f"5. It has landed, {seconds:.1f} s after the request. Both files, hashed again from disk:")
+    compare(source, DATA / "downloads" / transfer["file"], transfer["sha256"])
+
+
+def start_server(stage: Stage, port: int) -> None:
+    command = [sys.executable, "-m", "daphne", "--port", str(port)]
+    command += ["--access-log", str(DATA / "access.log"), "silentmode.asgi:application"]
+    server = stage.start("server", command, {})
+    stage.watch(lambda: server.said("Listening on"), START_SECONDS, "server")
+
+
+def start_agent(stage: Stage, port: int, source: Path, token: str) -> Program:
+    command = [sys.executable, "-m", "agent", "--id", CLIENT, "--file", str(source)]
+    command += ["--server", f"ws://127.0.0.1:{port}"]
+    agent = stage.start("agent", command, {"SILENTMODE_TOKEN": token})
+    stage.watch(lambda: agent.said("registered as"), START_SECONDS, "connection")
+    return agent
+
+
+def pull(stage: Stage, api: str, token: str) -> dict[str, Any]:
+    """One request; the transfer once it has landed."""
+    transfer = call("POST", f"{api}/download/{CLIENT}", token)
 
     def ended() -> bool:
-        transfer.update(call("GET", f"{api}/api/v1/transfers/{transfer['id']}/", api_token))
+        transfer.update(call("GET", f"{api}/api/v1/transfers/{transfer['id']}/", token))
         return transfer["status"] in ("completed", "failed", "cancelled", "expired")
 
     stage.watch(ended, TRANSFER_SECONDS, "file")
-    seconds = time.monotonic() - began
     if transfer["status"] != "completed":
         raise DemoFailed(f"The transfer is {transfer['status']}: {transfer['error']}")
-    stage.watch(
-        lambda: any("File sent successfully" in line for line in agent.lines),
-        START_SECONDS,
-        "good-bye of the agent",
-    )
-    say(
-        f"5. It has landed, {seconds:.1f} s after the request. Both files, hashed once more from disk:"
-    )
-    compare(source, DATA / "downloads" / transfer["file"], transfer["sha256"])
+    return transfer
 
 
 def compare(source: Path, landed: Path, recorded: str) -> None:
