@@ -106,7 +106,7 @@ class Stage:
         self._programs: list[Program] = []
         self._selector = selectors.DefaultSelector()
         self._bars: list[tqdm[Any]] = []
-        self._said_at = 0.0
+        self._said_at: dict[str, float] = {}
 
     def start(self, name: str, command: list[str], more: dict[str, str]) -> Program:
         program = Program(name, command, more)
@@ -133,8 +133,8 @@ class Stage:
                 tqdm.write(f"   {line}", file=sys.stdout)
         if self._bars:
             self._bars[self._programs.index(program)].set_description_str(program.bar)
-        elif "%|" in program.bar and time.monotonic() - self._said_at > 0.2:
-            self._said_at = time.monotonic()
+        elif "%|" in program.bar and time.monotonic() > self._said_at.get(program.name, 0) + 0.1:
+            self._said_at[program.name] = time.monotonic()
             tqdm.write(f"   {program.bar}", file=sys.stdout)
 
     def close(self) -> None:
