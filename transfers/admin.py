@@ -164,7 +164,7 @@ class TransferAdmin(ReadOnlyAdmin):
             except StatusConflict as conflict:
                 self.message_user(request, str(conflict), messages.WARNING)
             else:
-                self.message_user(request, f"{said} {shown(str(transfer))}.", messages.SUCCESS)
+                self.message_user(request, f"{said} {transfer}.", messages.SUCCESS)
 
 
 class RequestFileForm(forms.Form):

@@ -107,10 +107,10 @@ class Intake:
             await self._run_to_an_end()
         except (OperationalError, InterfaceError):
             # The database is away: the row stays as it is, and a later look takes it up again.
-            log.warning("%s: the database is away; leaving it", self._label, exc_info=True)
+            log.warning("%s: the database is away; leaving it", self.transfer, exc_info=True)
             await self._end_and_wait(Cancel(self.transfer.pk))
         except Exception:
-            log.exception("%s: failed inside", self._label)
+            log.exception("%s: failed inside", self.transfer)
             await self._fail_inside()
         finally:
             if self._arrival is not None:
@@ -270,13 +270,13 @@ class Intake:
         except StorageError as error:
             await self._refuse(error.code, str(error), keep=error.code == "storage_full")
             return
-        log.info("%s: the link is lost; waiting for the client to come back", self._label)
+        log.info("%s: the link is lost; waiting for the client to come back", self.transfer)
 
     async def _withdrawn(self) -> None:
         """Somebody else decided: an operator ended it, or a newer connection took over."""
         transfer = self.transfer
         await database_sync_to_async(transfer.refresh_from_db)()
-        log.info("%s: is %s now; this connection leaves it", self._label, transfer.status)
+        log.info("%s: is %s now; this connection leaves it", self.transfer, transfer.status)
         if transfer.status == Status.COMPLETED and self._ended:
             await self._reply(Landed(transfer.pk, transfer.sha256))
             return
@@ -297,7 +297,7 @@ class Intake:
 
     async def _aborted(self, abort: Abort) -> None:
         """The agent gave up; it sends nothing more, and waits for nothing."""
-        log.info("%s: the agent says %s: %s", self._label, abort.code, shown(abort.detail))
+        log.info("%s: the agent says %s: %s", self.transfer, abort.code, shown(abort.detail))
         try:
             await self._fail(abort.code, abort.detail)
         except StatusConflict:
@@ -306,12 +306,12 @@ class Intake:
 
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
         """We give up: the row first, then the agent."""
-        log.warning("%s: %s: %s", self._label, code, shown(detail))
+        log.warning("%s: %s: %s", self.transfer, code, shown(detail))
         if self._arrival is not None:  # before the row: its database may be on the same full disk
             try:
                 await self._arrival.give_back(keep=keep)
             except StorageError as error:  # it fails twice; the first time is what counts
-                log.warning("%s: could not give its space back: %s", self._label, error)
+                log.warning("%s: could not give its space back: %s", self.transfer, error)
         try:
             await self._fail(code, detail, keep=keep)
         except StatusConflict:
@@ -330,7 +330,7 @@ class Intake:
             if not self._in_place:  # else the row waits for a look or a sweep to complete it
                 await self._row(Transfer.fail, "internal")
         except Exception:  # the row stays as it is, and is asked for again at a later heartbeat
-            log.exception("%s: its failure could not be recorded", self._label)
+            log.exception("%s: its failure could not be recorded", self.transfer)
         await self._end_and_wait(Abort(self.transfer.pk, "internal"))
 
     async def _end_and_wait(self, message: Cancel | Abort) -> None:
@@ -343,10 +343,6 @@ class Intake:
         with contextlib.suppress(TimeoutError):  # it is not asked again on this connection, then
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._inbox.wait_until_over()
-
-    @property
-    def _label(self) -> str:
-        return shown(str(self.transfer))
 
     async def _row(
         self,

@@ -67,12 +67,6 @@ def _disk_errors(*, except_missing: bool = False) -> Iterator[None]:
         raise StorageError(error) from error
 
 
-def make_directory(path: Path) -> None:
-    """The directory, private to the server's user. Raises StorageError."""
-    with _disk_errors():
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
 def sync_directory(path: Path) -> None:
     """Make creations and renames in a directory durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import urllib.request
 from pathlib import Path
 
 from tests.end_to_end.conftest import StartAgent
@@ -46,6 +47,12 @@ def test_a_range_of_a_landed_file_is_served(
     start_agent("ranged", token, shared_server.port, file=source).wait_for("registered")
     transfer = shared_server.ask("ranged")
     shared_server.wait_landed(transfer, source)
+    headers = {"Authorization": f"Token {shared_server.token}", "Range": "bytes=1000-1999"}
+    url = f"{shared_server.url}/api/v1/transfers/{transfer}/content/"
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as part:
+        assert part.status == 206
+        assert part.headers["Content-Range"] == f"bytes 1000-1999/{MIB}"
+        assert part.read() == source.read_bytes()[1000:2000]
     status, answer = shared_server.call(
         "GET", f"/api/v1/transfers/{transfer}/content/", headers={"Range": f"bytes={MIB}-"}
     )

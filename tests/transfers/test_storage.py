@@ -62,18 +62,6 @@ def test_a_new_partial_file_is_empty_and_private(partial: PartialFile, path: Pat
     assert partial.hashed
 
 
-def test_a_directory_that_is_made_is_private(tmp_path: Path) -> None:
-    storage.make_directory(tmp_path / "new")
-    storage.make_directory(tmp_path / "new")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
-
-
-def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError):
-        storage.make_directory(tmp_path / "file")
-
-
 def test_a_partial_file_that_is_there_already_is_begun_anew(path: Path) -> None:
     left_behind(path, b"old")
     partial = PartialFile.create(path)

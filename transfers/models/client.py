@@ -3,7 +3,6 @@
 import contextlib
 import re
 from datetime import timedelta
-from typing import Self
 
 from django.core.validators import RegexValidator
 from django.db import models, transaction
@@ -35,11 +34,6 @@ def is_client_id(name: str) -> bool:
     return CLIENT_ID.fullmatch(name) is not None
 
 
-class ClientQuerySet(models.QuerySet["Client"]):
-    def online(self) -> Self:
-        return self.filter(online_until__gt=timezone.now())
-
-
 class Client(models.Model):
     """A machine that files are pulled from. Presence is a lease, never a flag that a crash leaves set."""
 
@@ -56,8 +50,6 @@ class Client(models.Model):
     agent_version = models.CharField(max_length=255, blank=True, editable=False)
     labels = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = ClientQuerySet.as_manager()
 
     class Meta:
         ordering = ("id",)

@@ -76,6 +76,7 @@ class Transfer(models.Model):
         )
 
     def __str__(self) -> str:
+        """What and whence, safe to show: in log lines, messages and the admin."""
         return shown(f"{self.name or self.path or 'the default file'} from {self.client_id}")
 
     @property
@@ -125,7 +126,7 @@ class Transfer(models.Model):
             raise self._conflict(Status.REQUESTED)
         if self.status == Status.VERIFYING and (self.is_being_written or self.finish_landing()):
             raise self._conflict(Status.REQUESTED)
-        if self.status in ACTIVE and self.epoch <= epoch:
+        if self.status in ACTIVE:
             self.link_lost(self.epoch)
         self._move(Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=F("attempts") + 1)
 
