@@ -165,6 +165,7 @@ class Sending:
                 source.size,
                 source.mtime_ns,
                 source.fingerprint,
+                self.request.path,
             )
         )
         start = await self._started
@@ -228,7 +229,12 @@ class Sending:
         await self._read(source.check_unchanged)
         sha256 = source.digest.hexdigest(source.size)
         say(f"[client] SHA256: {sha256}")
-        await self._send(End(self.request.transfer, source.size, sha256, source.fingerprint))
+        await self._send(
+            End(self.request.transfer, source.size, sha256, source.fingerprint, source.name)
+        )
         say(f"[client] Uploading {shown(source.name)}: 100.0%")
-        await self._landed
-        say("[client] File sent successfully")
+        landed = await self._landed
+        if landed.sha256 == sha256:
+            say("[client] File sent successfully")
+        else:  # the server has checked it, so it is this message that is wrong
+            say(f"[client] Sent, but the server confirms another SHA256: {landed.sha256}")

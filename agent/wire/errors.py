@@ -29,7 +29,7 @@ _TABLE = (
     ErrorInfo("checksum_mismatch", "The bytes received are not the bytes read.", 502, True),
     ErrorInfo("storage_full", "The server's disk is full.", 507, True),
     ErrorInfo("storage_error", "The server could not store the file.", 500, True),
-    ErrorInfo("protocol_error", "The peer broke the rules of the protocol.", 502, False),
+    ErrorInfo("protocol_error", "The peer broke the rules of the protocol.", 502, True),
     ErrorInfo("timed_out", "The peer did not answer in time.", 504, True),
     ErrorInfo("cancelled", "The transfer was cancelled.", 409, False),
     ErrorInfo("expired", "The deadline passed before the file had arrived.", 410, False),
@@ -53,6 +53,8 @@ class CloseCode(IntEnum):
     REVOKED = 4003
     INVALID_DATA = 4007
     POLICY_VIOLATION = 4008
+    SERVICE_RESTART = 4012
+    """The server stops, and is expected back."""
 
 
 class LocalProtocolError(Exception):

@@ -49,6 +49,11 @@ def _text(name: str, value: object, most: int, least: int = 0) -> None:
         raise BadMessage(f"{name} has a NUL or a lone surrogate in it")
 
 
+def _path(value: object) -> None:
+    if value is not None:
+        _text("path", value, most=MAX_PATH, least=1)
+
+
 def _whole(name: str, value: object, most: int = MAX_OFFSET, least: int = 0) -> None:
     if type(value) is not int:  # a bool is an int to isinstance, and not to the protocol
         raise BadMessage(f"{name} must be a whole number")
@@ -124,8 +129,7 @@ class Request:
 
     def __post_init__(self) -> None:
         _uuid("transfer", self.transfer)
-        if self.path is not None:
-            _text("path", self.path, most=MAX_PATH, least=1)
+        _path(self.path)
         if self.fingerprint is not None:
             _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT)
 
@@ -140,12 +144,15 @@ class Offer:
     size: int
     mtime_ns: int
     fingerprint: str
+    path: str | None = None
+    """The request's, again: on a link that flips bits, another file may have been understood."""
 
     def __post_init__(self) -> None:
         _uuid("transfer", self.transfer)
         _text("name", self.name, most=MAX_NAME)
         _whole("size", self.size)
         _whole("mtime_ns", self.mtime_ns, least=-MAX_OFFSET)
+        _path(self.path)
         _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT, least=1)
 
 
@@ -228,7 +235,10 @@ class Ack:
 
 @dataclass(frozen=True)
 class End:
-    """The agent has sent all it was asked for; size, digest and fingerprint are of the whole source."""
+    """The agent has sent all it was asked for; size, digest and fingerprint are of the whole source.
+
+    Name, size and fingerprint are the offer's, or what arrived is not what was sent.
+    """
 
     kind: ClassVar[str] = "end"
     transfer: UUID
@@ -236,9 +246,11 @@ class End:
     sha256: str
     fingerprint: str
     """Taken again after the last read."""
+    name: str
 
     def __post_init__(self) -> None:
         _uuid("transfer", self.transfer)
+        _text("name", self.name, most=MAX_NAME)
         _whole("size", self.size)
         _digest("sha256", self.sha256)
         _text("fingerprint", self.fingerprint, most=MAX_FINGERPRINT, least=1)

@@ -22,6 +22,7 @@ from .messages import (
     Hello,
     Message,
     Offer,
+    Request,
     Start,
     Welcome,
 )
@@ -149,6 +150,8 @@ class Conversation:
     """What a session knows of one transfer."""
 
     stage: Stage = Stage.IDLE
+    path: str | None = None
+    name: str = ""
     size: int = 0
     flow: Flow | None = field(default=None, repr=False)
 
@@ -257,9 +260,15 @@ class Session:
         elif isinstance(message, Ack):
             self._flow(known).take_ack(message)
         elif isinstance(message, End):
+            if message.name != known.name:
+                raise RemoteProtocolError("end gives another name than the offer")
             self._flow(known).take_end(message)
+        elif isinstance(message, Request):
+            known.path = message.path
         elif isinstance(message, Offer):
-            known.size = message.size
+            if message.path != known.path:
+                raise RemoteProtocolError("an offer for another path than was asked for")
+            known.name, known.size = message.name, message.size
         elif isinstance(message, Start):
             known.flow = Flow(message.ranges, known.size, message.limit, self.max_chunk)
 

@@ -67,7 +67,7 @@ class ScriptedAgent:
     def offer(self, name: str, size: int, fingerprint: str = "1") -> Start:
         """Answer the server's request, and get its start."""
         request = self.hear(Request)
-        self.say(Offer(request.transfer, name, size, 0, fingerprint))
+        self.say(Offer(request.transfer, name, size, 0, fingerprint, request.path))
         return self.hear(Start)
 
     def last_words(self) -> tuple[list[Message], int]:

@@ -187,7 +187,7 @@ def test_any_name_lands_under_a_safe_one_and_is_kept(
         asked = shared_server.ask("namer")
         start = agent.offer(name, len(content))
         agent.say(Chunk(start.transfer, 0, content))
-        agent.say(End(start.transfer, len(content), hashlib.sha256(content).hexdigest(), "1"))
+        agent.say(End(start.transfer, len(content), hashlib.sha256(content).hexdigest(), "1", name))
         agent.hear(Landed)
     transfer = shared_server.wait_status(asked, "completed")
     assert transfer["name"] == name
@@ -364,11 +364,12 @@ def backward_offset(start: Start) -> Iterator[Chunk]:
 
 
 def early_end(start: Start) -> Iterator[End]:
-    yield End(start.transfer, FLOOD, "0" * 64, "1")
+    yield End(start.transfer, FLOOD, "0" * 64, "1", "evil.bin")
 
 
 def another_size(start: Start) -> Iterator[End]:
-    yield End(start.transfer, MIB, hashlib.sha256(bytes(MIB)).hexdigest(), "1")
+    sha256 = hashlib.sha256(bytes(MIB)).hexdigest()
+    yield End(start.transfer, MIB, sha256, "1", "evil.bin")
 
 
 def somebody_elses(start: Start) -> Iterator[Chunk]:
@@ -419,7 +420,7 @@ def test_a_wrong_digest_is_a_checksum_mismatch_and_leaves_nothing(server: Server
         asked = server.ask("villain")
         start = agent.offer("evil.bin", 5)
         agent.say(Chunk(start.transfer, 0, b"hello"))
-        agent.say(End(start.transfer, 5, "0" * 64, "1"))
+        agent.say(End(start.transfer, 5, "0" * 64, "1", "evil.bin"))
         transfer = server.wait_status(asked, "failed")
         assert transfer["error"]["code"] == "checksum_mismatch"
         assert transfer["checkpoint"] == 0

@@ -374,7 +374,7 @@ async def test_a_file_lands(line: Line, client1: Client, data_dir: Path) -> None
     await line.offer()
     for offset in range(0, len(DATA), 4096):
         await line.say(chunk(transfer, offset))
-    await line.say(End(transfer.pk, len(DATA), SHA, "1"))
+    await line.say(End(transfer.pk, len(DATA), SHA, "1", "till.db"))
     assert await line.hear(Landed) == Landed(transfer.pk, SHA)
     (landed,) = (data_dir / "downloads").iterdir()
     assert landed.read_bytes() == DATA

@@ -103,7 +103,10 @@ class Agent:
         return self._theirs.receive(encode(message)) is None
 
     def offer(self, request: Request) -> None:
-        self.say(Offer(request.transfer, "till.db", len(self.data), 0, self.fingerprint))
+        offer = Offer(
+            request.transfer, "till.db", len(self.data), 0, self.fingerprint, request.path
+        )
+        self.say(offer)
 
     def chunks(self, pk: Any, most: int | None = None) -> None:
         """Send what the credit allows, or `most` chunks of it."""
@@ -117,7 +120,7 @@ class Agent:
         self.chunks(start.transfer, 3)
 
     def end(self, pk: Any) -> None:
-        self.say(End(pk, len(self.data), self.digest, self.fingerprint_at_end))
+        self.say(End(pk, len(self.data), self.digest, self.fingerprint_at_end, "till.db"))
 
     def send_on(self, message: Start | Ack) -> None:
         if self._ours.stage(message.transfer) is Stage.SENDING:

@@ -22,7 +22,7 @@ def ack(received: int, limit: int) -> Ack:
 
 
 def end(size: int) -> End:
-    return End(TRANSFER, size, DIGEST, "1-2-3")
+    return End(TRANSFER, size, DIGEST, "1-2-3", "file")
 
 
 def refused(flow: Flow, message: Chunk | Ack | End) -> CloseCode:

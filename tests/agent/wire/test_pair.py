@@ -117,7 +117,7 @@ class Pair:
         elif stage is Stage.STOPPING:
             yield lambda _: self.say(Abort(job.transfer, "cancelled"), self.agent)
         elif stage is Stage.SENDING and self.agent.flow(job.transfer).finished:
-            end = End(job.transfer, len(job.source), job.sha256, "1-2-3")
+            end = End(job.transfer, len(job.source), job.sha256, "1-2-3", "file")
             yield lambda _: self.say(end, self.agent)
         elif stage is Stage.SENDING and self.agent.flow(job.transfer).sendable:
             yield lambda amount: self.send_chunk(job, amount)
@@ -233,7 +233,8 @@ def chunks_of(source: bytes, cuts: list[int]) -> list[bytes]:
     said = [
         agent.send(Chunk(TRANSFER, first, source[first:last])) for first, last in pairwise(edges)
     ]
-    said.append(agent.send(End(TRANSFER, len(source), hashlib.sha256(source).hexdigest(), "1")))
+    sha256 = hashlib.sha256(source).hexdigest()
+    said.append(agent.send(End(TRANSFER, len(source), sha256, "1", "file")))
     return [data if isinstance(data, bytes) else data.encode() for data in said]
 
 

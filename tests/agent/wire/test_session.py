@@ -200,6 +200,20 @@ def test_the_smaller_max_chunk_is_agreed(side: Side) -> None:
         assert session.max_chunk == min(agents, servers, MAX_CHUNK)
 
 
+@pytest.mark.parametrize("understood", [None, "/var/log/pot.log"])
+def test_an_offer_for_another_path_than_was_asked_for_is_refused(understood: str | None) -> None:
+    """A link that flips bits may have made another request of ours; a digest would not tell."""
+    session = Session(Side.SERVER)
+    say(session, HELLO, WELCOME, Request(TRANSFER, "/var/log/pos.log"))
+    violation(session, Offer(TRANSFER, "pos.log", 10, 0, "1", understood))
+
+
+def test_an_end_that_gives_another_name_than_the_offer_is_refused() -> None:
+    session = Session(Side.SERVER)
+    say(session, HELLO, WELCOME, REQUEST, OFFER, START, CHUNK)
+    violation(session, End(TRANSFER, 10, DIGEST, "1-2-3", "fime.txt"))
+
+
 def test_a_transfer_keeps_to_the_max_chunk_agreed() -> None:
     session = Session(Side.SERVER)
     say(session, HELLO, Welcome("client1", 15, MIN_CHUNK, ""), REQUEST)
@@ -368,7 +382,7 @@ def landed_one_by_one(session: Session, count: int) -> Iterator[UUID]:
     for number in range(count):
         transfer = UUID(int=number)
         say(session, Request(transfer), Offer(transfer, "empty", 0, 0, "1"))
-        say(session, Start(transfer, ((0, 0),), 0), End(transfer, 0, DIGEST, "1"))
+        say(session, Start(transfer, ((0, 0),), 0), End(transfer, 0, DIGEST, "1", "empty"))
         say(session, Landed(transfer, DIGEST))
         yield transfer
 

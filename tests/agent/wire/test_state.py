@@ -186,6 +186,7 @@ def test_a_socket_is_closed_with_codes_of_our_own() -> None:
         "REVOKED": 4003,
         "INVALID_DATA": 4007,
         "POLICY_VIOLATION": 4008,
+        "SERVICE_RESTART": 4012,
     }
 
 
