@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import __version__
-from .link import Identity, Refused, stay_online
+from .link import Identity, Refused
 from .progress import say
+from .reconnect import stay_online
 from .source import Policy
 
 STOP_SECONDS = 1.5

@@ -1,26 +1,17 @@
-"""The link to the server: connect, authenticate, reconnect; socket <-> wire machine.
+"""One connection to the server, from the handshake until it is gone; socket <-> wire machine.
 
-The agent comes back for ever, after a pause of full jitter so that a fleet does not stampede; only
-a refusal that no waiting can mend ends it, and that is `Refused`.
+When and whether to connect again is the business of `reconnect`.
 """
 
 import asyncio
 import contextlib
-import json
 import platform
-import random
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 from uuid import UUID
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from . import __version__
 from .progress import say
@@ -45,14 +36,6 @@ from .wire.messages import (
 from .wire.session import Session, Violation
 from .wire.state import Link as State
 from .wire.state import Side
-
-MIN_DELAY = 1.0
-MAX_DELAY = 60.0
-"""Seconds between two attempts: from the first to the second, at random, growing with each failure."""
-
-STABLE_SECONDS = 60.0
-"""A session this long was a success: the delays begin again. A shorter one counts as a failure, so
-that a server which accepts and closes at once is not hammered."""
 
 SILENT_HEARTBEATS = 3
 """The link is dead when nothing has come for so many heartbeats. Anything that comes is life: on a
@@ -90,90 +73,6 @@ class Identity:
         return {"Authorization": f"Bearer {self.token}"}
 
 
-def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
-    """Seconds to wait before each next attempt: full jitter below a ceiling that doubles."""
-    ceiling = 2 * MIN_DELAY
-    while True:
-        yield uniform(MIN_DELAY, ceiling)
-        ceiling = min(ceiling * 2, MAX_DELAY)
-
-
-async def stay_online(
-    identity: Identity,
-    policy: Policy,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    pauses: Callable[[], Iterator[float]] = delays,
-) -> None:
-    """Connect, serve, and connect again, for ever. Raises Refused."""
-    registered = False
-    pause = pauses()
-    while True:
-        link = Link(identity, policy)
-        began = clock()
-        try:
-            await link.serve()
-        except LinkDown as down:
-            reason = str(down)
-        except InvalidStatus as refusal:
-            reason = await _refusal(identity, refusal, known=registered)
-        except (OSError, ValueError, WebSocketException) as error:
-            reason = f"{identity.server} cannot be reached ({type(error).__name__}: {error})"
-        registered = registered or link.registered
-        if clock() - began >= STABLE_SECONDS:
-            pause = pauses()
-        seconds = next(pause)
-        say(f"offline: {shown(reason)}; trying again in {seconds:.1f} s")
-        await asyncio.sleep(seconds)
-
-
-async def _refusal(identity: Identity, refusal: InvalidStatus, *, known: bool) -> str:
-    """Why the handshake was refused, where that may pass. Raises Refused where it will not.
-
-    The refusal itself is a bare 403, which an overloaded server gives too, so the agent asks over
-    HTTP, and only a clear answer is final. A server that no longer knows our token may be one that
-    is being restored: final only for an agent that it never knew.
-    """
-    status = refusal.response.status_code
-    if status not in (401, 403):
-        return f"the server answered HTTP {status}"
-    code, detail = await asyncio.to_thread(ask_why, identity)
-    if code in ("revoked", "wrong_id") or (code == "unauthorized" and not known):
-        raise Refused(f"{shown(detail)} ({code})")
-    return detail
-
-
-NO_ANSWER = (ValueError, KeyError, TypeError, OSError, RecursionError, HTTPException)
-"""What reading an answer may end with when it is not one of ours."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry our token to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def ask_why(identity: Identity) -> tuple[str, str]:
-    """Ask over HTTP why the handshake was refused: the code and the sentence. Never raises."""
-    parts = urlsplit(identity.url)
-    scheme = {"ws": "http", "wss": "https"}[parts.scheme]
-    url = urlunsplit(parts._replace(scheme=scheme))
-    request = urllib.request.Request(url, headers=identity.headers)
-    opener = urllib.request.build_opener(_NoRedirect)
-    try:
-        with opener.open(request, timeout=HANDSHAKE_SECONDS):
-            return "", "the server refused the handshake, and does not say why"
-    except urllib.error.HTTPError as answer:
-        with answer, contextlib.suppress(*NO_ANSWER):
-            reason = json.loads(answer.read(4096))
-            if answer.code in (401, 403):
-                return str(reason["code"]), str(reason["detail"])
-        return "", f"the server refused the handshake (HTTP {answer.code} when asked why)"
-    except (OSError, ValueError, HTTPException) as error:
-        return "", f"the server refused the handshake, and does not say why: {error}"
-
-
 class Link:
     """One connection, from the handshake until it is gone."""
 
@@ -181,6 +80,8 @@ class Link:
         self.identity = identity
         self.policy = policy
         self.registered = False
+        self.progressed = False
+        """Whether the server has taken something of a file: not a connection made in vain."""
         self._session = Session(Side.AGENT)
         self._silence = HANDSHAKE_SECONDS
         self._heartbeat: asyncio.Task[None] | None = None
@@ -247,6 +148,7 @@ class Link:
             case Request():
                 self._begin(message)
             case Start() | Ack() | Landed() | Abort() | Cancel():
+                self.progressed = self.progressed or isinstance(message, Ack | Landed)
                 self._pass_on(message)
 
     def _welcome(self, welcome: Welcome) -> None:
@@ -306,4 +208,6 @@ def _down(closed: ConnectionClosed) -> LinkDown:
     code = closed.rcvd.code if closed.rcvd else None
     if code == CloseCode.SUPERSEDED:
         return LinkDown("another agent connected with this client's token")
+    if code == CloseCode.SERVICE_RESTART:
+        return LinkDown("the server is being stopped")
     return LinkDown("the link was lost" if code is None else f"the server closed it (code {code})")

@@ -10,7 +10,8 @@ Everything here blocks: call it from a thread.
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,12 @@ from .wire.session import SourceDigest
 
 BLOCK = 1024 * 1024
 """Read at once: half the CPU time of reading 64 KiB for each thread hop (measured)."""
+
+
+TICK = 0.05
+COARSE_TICK = 2.0
+"""Seconds within which two writes may leave the same mtime: on Linux a timer tick (10 ms at most), on
+FAT, whose times have no fraction, two seconds."""
 
 
 class SourceError(Exception):
@@ -127,11 +134,26 @@ def fingerprint(status: os.stat_result) -> str:
     return f"{status.st_dev:x}:{status.st_ino:x}:{status.st_size:x}:{status.st_mtime_ns:x}"
 
 
+def let_mtime_settle(
+    descriptor: int,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """After a write in this very moment, wait until a further one must change the mtime."""
+    mtime_ns = os.fstat(descriptor).st_mtime_ns
+    tick = TICK if mtime_ns % 10**9 else COARSE_TICK
+    age = now() - mtime_ns / 10**9
+    if 0 <= age < tick:
+        sleep(tick - age)
+
+
 class Source:
     """An open file of the client: its facts at the opening, its bytes, its digest."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, policy: Policy, asked: str | None) -> None:
         self._descriptor = descriptor
+        self._policy = policy
+        self._asked = asked
         status = os.fstat(descriptor)
         self.path = path
         self.size = status.st_size
@@ -152,7 +174,8 @@ class Source:
                 descriptor = _open_below(root, located)
         except OSError as error:
             raise _os_error(str(located), error) from None
-        return cls(descriptor, located)
+        let_mtime_settle(descriptor)
+        return cls(descriptor, located, policy, path)
 
     @property
     def name(self) -> str:
@@ -185,13 +208,26 @@ class Source:
         return self.digest.position >= end
 
     def check_unchanged(self) -> None:
-        """Raises SourceError when the file is not what it was at the opening."""
+        """Raises SourceError when the file is not what it was at the opening, or its name not its own.
+
+        A file that was renamed, removed or replaced can be read to its end, unchanged; but what was
+        asked for is what has the name now.
+        """
         try:
             status = os.fstat(self._descriptor)
         except OSError as error:  # a network file system may have lost it
             raise _os_error(str(self.path), error) from None
         if fingerprint(status) != self.fingerprint:
             raise SourceError("source_changed", f"{self.path} changed while it was read")
+        if not self._is_still_named(status):
+            raise SourceError("source_changed", f"{self.path} was replaced while it was read")
+
+    def _is_still_named(self, opened: os.stat_result) -> bool:
+        try:
+            located, _ = self._policy.locate(self._asked)
+            return os.path.samestat(opened, os.stat(located, follow_symlinks=False))
+        except (OSError, SourceError):
+            return False
 
     def close(self) -> None:
         """Release the file. Closing twice is allowed."""

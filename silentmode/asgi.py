@@ -13,11 +13,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "silentmode.settings")
 try:
     django_application = get_asgi_application()
 
-    from transfers import recovery
+    from transfers import lifecycle, recovery
     from transfers.consumers import AgentConsumer, refuse
     from transfers.pushback import with_pushback
 
     recovery.at_start()
+    lifecycle.install()
 except ImproperlyConfigured as bad:
     sys.exit(f"silentmode cannot start: {bad}")
 

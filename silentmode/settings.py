@@ -52,6 +52,11 @@ try:
             "MAX_FILE_SIZE", 1024**4, validate=validate.Range(min=1, max=2**63 - 1)
         )
         WINDOW = env.int("WINDOW", 8 * 1024**2, validate=validate.Range(min=1024**2, max=1024**3))
+        MIN_FREE_SPACE = env.int(
+            "MIN_FREE_SPACE", 256 * 1024**2, validate=validate.Range(min=0, max=2**63 - 1)
+        )
+        RETRIES = env.int("RETRIES", 5, validate=validate.Range(min=0, max=10))
+        RETRY_PAUSE = env.float("RETRY_PAUSE", 5.0, validate=validate.Range(min=0.1, max=3600))
         LOG_LEVEL = env.str(
             "LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
         )

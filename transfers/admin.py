@@ -19,7 +19,7 @@ from agent.wire.errors import ERRORS
 from agent.wire.messages import MAX_PATH
 
 from .auth import Action, may
-from .models import Client, Status, StatusConflict, Transfer
+from .models import Client, Status, StatusConflict, Transfer, request_file
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -210,7 +210,7 @@ class ClientAdmin(ReadOnlyAdmin):
         form = RequestFileForm(request.POST if "ask" in request.POST else None)
         if form.is_valid():
             for client in queryset.filter(revoked_at=None):
-                Transfer.ask(client, form.cleaned_data["path"] or None, requested_by=request.user)
+                request_file(client, form.cleaned_data["path"] or None, requested_by=request.user)
                 self.message_user(request, f"Asked {client} for a file.", messages.SUCCESS)
             return None
         return self._page_between(request, queryset, "Request file", "request_file", form)

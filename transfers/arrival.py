@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
+from agent.wire.messages import MAX_CHUNK
+
+from .inbox import BATCH_BYTES
 from .storage import Buffer, PartialBusy, PartialFile, PartialLost
 
 CHECKPOINT_BYTES = 64 * 1024**2
 CHECKPOINT_SECONDS = 5.0
-"""A checkpoint at the latest after so many bytes or so long: what a killed server asks for again."""
+"""At most so many bytes, or what came in so long, are written and not on disk for certain: that, and
+one window, is what a killed server asks for again."""
 
 PROGRESS_SECONDS = 2.0
 """At most one write of mere progress to the database in this time (SQLite has one writer)."""
@@ -103,7 +107,8 @@ class Arrival:
 
     async def keep_books(self) -> None:
         """Checkpoint where it is due; else record progress, now and then."""
-        if self.offset - self.checkpointed >= CHECKPOINT_BYTES or self.checkpoint_in() == 0:
+        next_batch = self.offset - self.checkpointed + BATCH_BYTES + MAX_CHUNK
+        if next_batch > CHECKPOINT_BYTES or self.checkpoint_in() == 0:
             await self.checkpoint()
         elif self._clock() >= self._progress_at + PROGRESS_SECONDS:
             await self._tell()

@@ -33,9 +33,10 @@ from agent.wire.messages import (
 from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Link, Side
 
+from . import lifecycle
 from .attendant import Attendant
 from .auth import AgentRefused, authenticate_agent
-from .intake import Outgoing
+from .dialogue import Outgoing
 from .models import HEARTBEAT, Client
 
 HELLO_SECONDS = 10.0
@@ -53,11 +54,14 @@ class AgentConsumer(AsyncConsumer):
         self.session = Session(Side.SERVER)
         self.attendant: Attendant | None = None
         self.impatience: asyncio.Task[None] | None = None
-        self.closing = False
+        self.accepted = self.closing = False
         try:
             await super().__call__(scope, receive, send)
-        finally:
+        except asyncio.CancelledError:
             # Not in `disconnect`: daphne cancels an application that it stops, and calls nothing.
+            await self._close(CloseCode.SERVICE_RESTART, Abort(None, "cancelled", lifecycle.STOPS))
+            raise
+        finally:
             await self._leave()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
@@ -70,6 +74,9 @@ class AgentConsumer(AsyncConsumer):
     # The socket ---------------------------------------------------------------------------------
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
+        if lifecycle.is_stopping():
+            await self.send({"type": "websocket.close"})
+            return
         client_id = self.scope["url_route"]["kwargs"]["client_id"]
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]
@@ -84,6 +91,7 @@ class AgentConsumer(AsyncConsumer):
             log.warning("Refused %s: it does not speak %s", self.client, PROTOCOL)
             await self.send({"type": "websocket.close"})
             return
+        self.accepted = True
         await self.send({"type": "websocket.accept", "subprotocol": PROTOCOL})
         self.impatience = asyncio.create_task(self._expect_hello())
 
@@ -107,16 +115,23 @@ class AgentConsumer(AsyncConsumer):
         match message:
             case Violation():
                 log.warning("%s broke the protocol: %s", self.client, shown(message.detail))
+                self._blame(message.detail)
                 await self._close(message.close_code, message.farewell)
             case Hello():
                 await self._hello(message)
             case Abort(transfer=None):
+                if message.code == "protocol_error":  # ours, as it arrived there
+                    self._blame(message.detail)
                 self.closing = True
                 await self.send({"type": "websocket.close"})
             case Heartbeat():
                 await self._heartbeat()
             case Offer() | Chunk() | End() | Abort(transfer=UUID()) if self.attendant:
                 self.attendant.receive(message)
+
+    def _blame(self, detail: str) -> None:
+        if self.attendant is not None:
+            self.attendant.broken(detail)
 
     async def send(self, message: dict[str, Any]) -> None:
         try:
@@ -137,7 +152,7 @@ class AgentConsumer(AsyncConsumer):
 
     async def _close(self, code: CloseCode, farewell: Abort) -> None:
         """Say why in a message, because daphne drops close reasons, and close."""
-        if not self.closing:
+        if self.accepted and not self.closing:
             self.closing = True
             await self.send({"type": "websocket.send", "text": self.session.end(farewell)})
             await self.send({"type": "websocket.close", "code": int(code)})  # autobahn: no enum

@@ -20,6 +20,10 @@ class Withdrawn(Exception):
     """The row says that this transfer is not ours to go on with."""
 
 
+class Broken(Exception):
+    """One of the two broke the protocol, and the connection ends: the sentence."""
+
+
 class AgentAborted(Exception):
     """The agent ended the transfer."""
 
@@ -28,7 +32,8 @@ class AgentAborted(Exception):
         self.abort = abort
 
 
-Stop = LinkLost | Withdrawn | AgentAborted
+Reason = LinkLost | Withdrawn | Broken
+Stop = Reason | AgentAborted
 FromAgent = Offer | Chunk | End | Abort
 
 
@@ -38,7 +43,7 @@ class Inbox:
     def __init__(self) -> None:
         self._events: asyncio.Queue[Offer | Chunk | End | Stop] = asyncio.Queue()
         self._over = asyncio.Event()
-        self.leaving: LinkLost | Withdrawn | None = None
+        self.leaving: Reason | None = None
         """Set as soon as there is a reason to stop, however much is still to be taken out before it."""
 
     def put(self, message: FromAgent) -> None:
@@ -49,10 +54,15 @@ class Inbox:
         else:
             self._events.put_nowait(message)
 
-    def leave(self, reason: LinkLost | Withdrawn) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether the agent has ended the transfer, or the connection ended."""
+        return self._over.is_set()
+
+    def leave(self, reason: Reason) -> None:
         """A reason to stop that does not come from the agent."""
         self.leaving = self.leaving or reason
-        if isinstance(reason, LinkLost):
+        if not isinstance(reason, Withdrawn):
             self._over.set()
         self._events.put_nowait(reason)
 

@@ -1,16 +1,14 @@
 """One transfer arriving: wire events in; bytes, checkpoints and replies out. No socket in it.
 
-An `Intake` is fed by the connection (`receive`, `link_lost`, `withdraw`: they only enqueue) and works
-in a task of its own (`run`), which always ends with the row in the right status and the partial file
-closed. The credit given to the agent is what bounds the memory: at most one window of bytes is ever
-waiting to be written.
+An `Intake` is fed by the connection (`receive`, `leave`, `call_off`) and works in a task of its own
+(`run`), which always ends with the row in the right status and the partial file closed. The credit
+given to the agent is what bounds the memory: at most one window of bytes is ever waiting to be
+written.
 """
 
-import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
@@ -18,39 +16,24 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from agent.wire.display import shown
-from agent.wire.messages import (
-    MAX_DETAIL,
-    Abort,
-    Ack,
-    Cancel,
-    Chunk,
-    End,
-    Landed,
-    Offer,
-    Request,
-    Start,
-)
+from agent.wire.messages import MAX_DETAIL, Abort, Ack, Cancel, End, Landed, Offer, Request, Start
 
+from . import storage
 from .arrival import Arrival, in_thread
-from .inbox import AgentAborted, FromAgent, Inbox, LinkLost, Withdrawn
+from .dialogue import Dialogue, HangUp, Pulse, Reply, Silence
+from .inbox import AgentAborted, Broken, FromAgent, LinkLost, Reason, Withdrawn
 from .models import MAX_SOURCE_CHANGES, Status, StatusConflict, Transfer
 from .progress import Progress
 from .storage import PartialBusy, StorageError
-
-ANSWER_SECONDS = 120.0
-"""For an offer, and for the confirmation of an end. A slow uplink may have a window queued before it."""
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Outgoing = Request | Start | Ack | Landed | Abort | Cancel
-Reply = Callable[[Outgoing], Awaitable[None]]
-
 
 class Refused(Exception):
-    """We end the transfer: `code` is from the table of error codes."""
+    """We end the attempt: `code` is from the table of error codes."""
 
     def __init__(self, code: str, detail: str, *, keep: bool = True) -> None:
         super().__init__(detail)
@@ -59,45 +42,41 @@ class Refused(Exception):
 
 
 class Intake:
-    """One transfer, claimed by the connection of `epoch`; `reply` sends a message to its agent.
-
-    `last_chunk` says when, on the same clock, a chunk of any transfer last came over the connection.
-    """
+    """One transfer, claimed by the connection of `epoch`; see `Dialogue` for its agent's side."""
 
     def __init__(
         self,
         transfer: Transfer,
         epoch: int,
         reply: Reply,
+        hang_up: HangUp,
+        pulse: Pulse,
         *,
         clock: Callable[[], float] = time.monotonic,
-        last_chunk: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.transfer = transfer
         self.epoch = epoch
-        self._reply = reply
         self._clock = clock
-        self._inbox = Inbox()
+        self._dialogue = Dialogue(transfer.pk, reply, hang_up, pulse, clock)
         self._arrival: Arrival | None = None
-        self._asked = False
         self._ended = False
         self._in_place = False
         """The file has its final name, verified and synced: whatever fails now, it stays."""
-        self._last_chunk = last_chunk
 
     # Fed by the connection ----------------------------------------------------------------------
 
     def receive(self, message: FromAgent) -> None:
-        """A message of the agent about this transfer, judged already."""
-        self._inbox.put(message)
+        """A message of the agent about this transfer, judged already; only enqueues."""
+        self._dialogue.hear(message)
 
-    def link_lost(self) -> None:
-        """The connection ended. What arrived before it is still written and checkpointed."""
-        self._inbox.leave(LinkLost())
+    def leave(self, reason: Reason) -> None:
+        """A reason to stop; what arrived before it is still written and checkpointed. Only enqueues."""
+        self._dialogue.leave(reason)
 
-    def withdraw(self) -> None:
-        """The row was changed by somebody else: look at it, and stop."""
-        self._inbox.leave(Withdrawn())
+    async def call_off(self) -> None:
+        """Nobody wants it any more: tell the agent at once, whatever the disk is busy with."""
+        self._dialogue.leave(Withdrawn())
+        await self._dialogue.stop(Cancel(self.transfer.pk))
 
     # Works in a task of its own -----------------------------------------------------------------
 
@@ -108,7 +87,7 @@ class Intake:
         except (OperationalError, InterfaceError):
             # The database is away: the row stays as it is, and a later look takes it up again.
             log.warning("%s: the database is away; leaving it", self.transfer, exc_info=True)
-            await self._end_and_wait(Cancel(self.transfer.pk))
+            await self._end(Cancel(self.transfer.pk))
         except Exception:
             log.exception("%s: failed inside", self.transfer)
             await self._fail_inside()
@@ -118,18 +97,31 @@ class Intake:
 
     async def _run_to_an_end(self) -> None:
         try:
-            await self._transfer()
+            await self._transfer_and_keep()
         except LinkLost:
             await self._interrupted()
         except (Withdrawn, StatusConflict):
             await self._withdrawn()
         except AgentAborted as aborted:
             await self._aborted(aborted.abort)
+        except Broken as broken:
+            await self._refuse("protocol_error", str(broken), keep=True)
+        except Silence as silence:
+            await self._refuse("timed_out", str(silence), keep=True)
         except Refused as refused:
             await self._refuse(refused.code, str(refused), keep=refused.keep)
         except StorageError as error:
             # A disk that is full has lost nothing; one that fails may have lost what it took before.
             await self._refuse(error.code, str(error), keep=error.code == "storage_full")
+
+    async def _transfer_and_keep(self) -> None:
+        """The transfer; when it is cut short, what has arrived is on disk for certain."""
+        try:
+            await self._transfer()
+        except (LinkLost, Broken, Silence, AgentAborted):
+            if self._arrival is not None:
+                await self._arrival.checkpoint()
+            raise
 
     async def _transfer(self) -> None:
         offer = await self._ask()
@@ -143,6 +135,7 @@ class Intake:
             fingerprint=offer.fingerprint,
             checkpoint=begin,
         )
+        await self._check_room(offer)
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
             shown(offer.name),
@@ -151,7 +144,7 @@ class Intake:
             f", from byte {begin}" if begin else "",
         )
         rest = (begin, offer.size - begin)
-        await self._reply(Start(self.transfer.pk, (rest,), limit=settings.WINDOW))
+        await self._dialogue.start(Start(self.transfer.pk, (rest,), limit=settings.WINDOW))
         with Progress(offer.name, self.transfer.client_id, offer.size, begin) as progress:
             await self._rehash(arrival)
             end = await self._receive(arrival, progress)
@@ -162,28 +155,16 @@ class Intake:
     async def _ask(self) -> Offer:
         fingerprint = self.transfer.fingerprint if self.transfer.checkpoint else None
         log.info("Sending request_file to %s", self.transfer.client_id)
-        await self._reply(Request(self.transfer.pk, self.transfer.path, fingerprint or None))
-        self._asked = True
-        event = await self._first_answer()
-        if not isinstance(event, Offer):
-            raise TypeError(f"{event} instead of an offer passed the table")
-        if event.size > settings.MAX_FILE_SIZE:
+        offer = await self._dialogue.ask(
+            Request(self.transfer.pk, self.transfer.path, fingerprint or None)
+        )
+        if offer.size > settings.MAX_FILE_SIZE:
             raise Refused(
                 "too_large",
-                f"{event.name} has {event.size} bytes; this server takes up to {settings.MAX_FILE_SIZE} "
+                f"{offer.name} has {offer.size} bytes; this server takes up to {settings.MAX_FILE_SIZE} "
                 "(SILENTMODE_MAX_FILE_SIZE).",
             )
-        return event
-
-    async def _first_answer(self) -> Offer | Chunk | End:
-        """What the agent says to the request. On a slow uplink, the chunks of others go before it."""
-        asked = self._clock()
-        while (wait := max(asked, self._last_chunk()) + ANSWER_SECONDS - self._clock()) > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    return await self._inbox.take()
-        detail = f"The agent did not answer the request within {ANSWER_SECONDS:.0f} s."
-        raise Refused("timed_out", detail)
+        return offer
 
     # The bytes ----------------------------------------------------------------------------------
 
@@ -198,25 +179,36 @@ class Intake:
                 transfer.partial_path,
                 transfer.checkpoint if same else 0,
                 self._record,
-                give_up=lambda: self._inbox.leaving is not None,
+                give_up=lambda: self._dialogue.leaving is not None,
                 clock=self._clock,
             )
         except PartialBusy:
-            raise self._inbox.leaving or Refused(
+            raise self._dialogue.leaving or Refused(
                 "storage_error", "Another process holds the partial file."
             ) from None
+
+    async def _check_room(self, offer: Offer) -> None:
+        """Whether the disk has room for what is still to come, of this file and of all others."""
+        free = await in_thread(storage.free_space, settings.PARTIAL_DIR)
+        to_come = await database_sync_to_async(Transfer.objects.bytes_to_come)()
+        if free - to_come < settings.MIN_FREE_SPACE:
+            raise Refused(
+                "storage_full",
+                f"No room for {offer.name}: {free} bytes are free, {to_come} are still to come, of this "
+                f"file and others, and {settings.MIN_FREE_SPACE} stay free (SILENTMODE_MIN_FREE_SPACE).",
+            )
 
     async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""
         while not arrival.hashed:
-            if self._inbox.leaving:
-                raise self._inbox.leaving
+            if self._dialogue.leaving:
+                raise self._dialogue.leaving
             await arrival.rehash()
 
     async def _receive(self, arrival: Arrival, progress: Progress) -> End:
         """Write chunks as they come, until `end`; give new credit for what is written."""
         while True:
-            chunks, last = await self._inbox.take_batch(arrival.checkpoint_in())
+            chunks, last = await self._dialogue.next_batch(arrival.checkpoint_in())
             if chunks:
                 await arrival.write([chunk.payload for chunk in chunks])
                 progress.update(arrival.offset)
@@ -231,7 +223,8 @@ class Intake:
     async def _acknowledge(self, arrival: Arrival) -> None:
         written = arrival.offset - arrival.begin
         limit = written + settings.WINDOW
-        await self._reply(Ack(self.transfer.pk, written, limit, arrival.checkpointed))
+        ack = Ack(self.transfer.pk, written, limit, arrival.checkpointed)
+        await self._dialogue.acknowledge(ack)
 
     async def _record(self, received: int, checkpoint: int) -> None:
         await self._row(Transfer.progressed, received=received, checkpoint=checkpoint)
@@ -254,21 +247,16 @@ class Intake:
         log.info("Final SHA256: %s", end.sha256)
         log.info("✅ Hash verified successfully")
         log.info("Saved %s", final)
-        await self._reply(Landed(self.transfer.pk, end.sha256))
+        await self._dialogue.land(Landed(self.transfer.pk, end.sha256))
 
     # The ways it can end without landing --------------------------------------------------------
 
     async def _interrupted(self) -> None:
-        """The link is lost: keep all that arrived."""
+        """The link is lost, and all that arrived is kept."""
         try:
-            if self._arrival is not None:
-                await self._arrival.checkpoint()
             await self._row(Transfer.link_lost)
         except StatusConflict:
             await self._withdrawn()
-            return
-        except StorageError as error:
-            await self._refuse(error.code, str(error), keep=error.code == "storage_full")
             return
         log.info("%s: the link is lost; waiting for the client to come back", self.transfer)
 
@@ -278,10 +266,10 @@ class Intake:
         await database_sync_to_async(transfer.refresh_from_db)()
         log.info("%s: is %s now; this connection leaves it", self.transfer, transfer.status)
         if transfer.status == Status.COMPLETED and self._ended:
-            await self._reply(Landed(transfer.pk, transfer.sha256))
+            await self._dialogue.land(Landed(transfer.pk, transfer.sha256))
             return
         await self._discard_unwanted()
-        await self._end_and_wait(Cancel(transfer.pk))
+        await self._end(Cancel(transfer.pk))
 
     async def _discard_unwanted(self) -> None:
         """Remove what arrived for a transfer that ended without a file; the row is fresh.
@@ -305,7 +293,7 @@ class Intake:
             await self._discard_unwanted()
 
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
-        """We give up: the row first, then the agent."""
+        """We give this attempt up: the row first, then the agent."""
         log.warning("%s: %s: %s", self.transfer, code, shown(detail))
         if self._arrival is not None:  # before the row: its database may be on the same full disk
             try:
@@ -317,7 +305,7 @@ class Intake:
         except StatusConflict:
             await self._withdrawn()
             return
-        await self._end_and_wait(Abort(self.transfer.pk, code, detail[:MAX_DETAIL]))
+        await self._end(Abort(self.transfer.pk, code, detail[:MAX_DETAIL]))
 
     async def _fail(self, code: str, detail: str, *, keep: bool = True) -> None:
         if code == "source_changed":  # may begin again
@@ -331,18 +319,13 @@ class Intake:
                 await self._row(Transfer.fail, "internal")
         except Exception:  # the row stays as it is, and is asked for again at a later heartbeat
             log.exception("%s: its failure could not be recorded", self.transfer)
-        await self._end_and_wait(Abort(self.transfer.pk, "internal"))
+        await self._end(Abort(self.transfer.pk, "internal"))
 
-    async def _end_and_wait(self, message: Cancel | Abort) -> None:
-        """Tell the agent, and wait for its confirmation: only then may this transfer begin anew."""
+    async def _end(self, message: Cancel | Abort) -> None:
+        """Let go of the partial file, and have the agent confirm that it sends no more."""
         if self._arrival is not None:
             self._arrival.close()
-        if not self._asked or isinstance(self._inbox.leaving, LinkLost):
-            return
-        await self._reply(message)
-        with contextlib.suppress(TimeoutError):  # it is not asked again on this connection, then
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._inbox.wait_until_over()
+        await self._dialogue.end(message)
 
     async def _row(
         self,

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
+from django.utils import timezone
 
 from . import storage
 from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer
@@ -57,9 +58,21 @@ def at_start() -> None:
         log.info("Put right at start-up: %s", report)
 
 
+def tend() -> Report:
+    """What a running server does for clients that are not connected, every few seconds.
+
+    Connected clients have their `Attendant`.
+    """
+    report = Report(expired=Transfer.objects.expire_due())
+    left = Transfer.objects.filter(status__in=ACTIVE, client__online_until__lte=timezone.now())
+    for transfer in left.select_related("client"):
+        _settle(transfer, report)
+    return report
+
+
 def sweep() -> Report:
     """Put every row and every partial file right. Safe beside running servers."""
-    report = Report(expired=Transfer.expire_due())
+    report = Report(expired=Transfer.objects.expire_due())
     unfinished = Transfer.objects.exclude(status__in=FINAL)
     for client in (
         Client.objects.exclude(revoked_at=None).filter(transfers__in=unfinished).distinct()

@@ -38,6 +38,8 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 
 class TransferSerializer(serializers.ModelSerializer[Transfer]):
+    """A transfer that is not final can have an error, too: of its last attempt, before the next one."""
+
     client = serializers.CharField(source="client_id", read_only=True)
     file = serializers.SerializerMethodField(help_text="Relative to the server's downloads/.")
     error = serializers.SerializerMethodField()
@@ -61,6 +63,7 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
             "file",
             "attempts",
             "error",
+            "next_attempt_at",
             "requested_by",
             "created_at",
             "started_at",
@@ -112,6 +115,11 @@ class DownloadSerializer(StrictSerializer):
         max_length=MAX_PATH,
         trim_whitespace=False,
         help_text="On the client; null or missing: the file that its agent offers (`--file`).",
+    )
+    duplicate = serializers.BooleanField(
+        default=False,
+        help_text="Ask even while another transfer of the same file is under way. Without it, that one "
+        "is the answer.",
     )
 
 

@@ -262,6 +262,13 @@ def discard(path: Path) -> bool:
     return True
 
 
+def free_space(directory: Path) -> int:
+    """Bytes that a process without privileges can still write there. Raises StorageError."""
+    with _disk_errors():
+        disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
 def landed_name(client: str, stamp: str, name: str, number: int = 1) -> str:
     """A safe file name `<client>_<stamp>_<label>` for what the agent calls `name`.
 

@@ -21,9 +21,17 @@ from rest_framework.views import exception_handler
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 
-from . import content
+from . import content, lifecycle
 from .auth import Action, AgentRefused, authenticate_agent
-from .models import Client, Status, StatusConflict, Transfer, is_client_id
+from .models import (
+    Client,
+    Status,
+    StatusConflict,
+    Transfer,
+    asked_before,
+    is_client_id,
+    request_file,
+)
 from .serializers import (
     ClientSerializer,
     DownloadSerializer,
@@ -163,8 +171,7 @@ class TransferViewSet(
     def _asked_before(self, body: Any, client_id: str | None = None) -> Transfer | None:
         """The transfer of an earlier request with this key, whatever has become of its client since."""
         key = self._idempotency_key
-        mine = Transfer.objects.filter(requested_by=self.request.user.pk, idempotency_key=key)
-        transfer = mine.first() if key else None
+        transfer = asked_before(self.request.user, key) if key else None
         if transfer is not None and isinstance(body, Mapping):
             wanted = (client_id or body.get("client"), body.get("path"))
             if wanted != (transfer.client_id, transfer.path):
@@ -176,7 +183,7 @@ class TransferViewSet(
         if client.revoked_at is not None:
             raise Conflict(f"The access of client {client} was revoked.", code="revoked")
         return self._answer(
-            Transfer.ask(
+            request_file(
                 client,
                 requested_by=self.request.user,
                 idempotency_key=self._idempotency_key,
@@ -220,7 +227,7 @@ class TransferViewSet(
         """The landed file, or a `Range` of it."""
         transfer = self.get_object()
         path = transfer.landed_path
-        if transfer.error_code:
+        if transfer.is_final and transfer.error_code:
             status_code = ERRORS[transfer.error_code].http_status
             detail = f"There is no file: the transfer {transfer.status}: {transfer.error_detail}"
             answer = {"code": transfer.error_code, "detail": detail}
@@ -249,6 +256,9 @@ def _client(client_id: str) -> Client:
 @require_GET
 def agent_door(request: HttpRequest, client_id: str) -> JsonResponse:
     """Tell an agent whose WebSocket handshake was refused why: a refusal there is a bare 403."""
+    if lifecycle.is_stopping():
+        answer = {"code": "stopping", "detail": lifecycle.STOPS}
+        return JsonResponse(answer, status=503, headers={"Retry-After": lifecycle.RETRY_AFTER})
     headers = {name.lower(): value for name, value in request.headers.items()}
     try:
         authenticate_agent(client_id, headers)

@@ -16,7 +16,7 @@ import pytest
 from agent import __version__
 from agent.wire.messages import Abort
 
-from .test_link import Server, identity, refusing, serving, welcome
+from .servers import Server, identity, refusing, serving, welcome
 
 pytestmark = [
     pytest.mark.timeout(60),

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -426,8 +427,8 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
     opened: list[Source] = []
     really_init = Source.__init__
 
-    def watched(self: Source, descriptor: int, path: Path) -> None:
-        really_init(self, descriptor, path)
+    def watched(self: Source, *facts: Any) -> None:
+        really_init(self, *facts)
         opened.append(self)
 
     monkeypatch.setattr(Source, "__init__", watched)

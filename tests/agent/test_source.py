@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from agent.source import BLOCK, Policy, Source, SourceError, blocks, fingerprint
+from agent.source import (
+    BLOCK,
+    Policy,
+    Source,
+    SourceError,
+    blocks,
+    fingerprint,
+    let_mtime_settle,
+)
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="links, FIFOs and devices of POSIX"),
@@ -385,14 +393,58 @@ def test_a_file_that_can_no_longer_be_looked_at_is_unreadable(
             source.check_unchanged()
 
 
-def test_what_is_open_is_read_to_its_end_even_when_another_file_takes_its_name(
-    root: Path, outside: Path
+def replaced(file: Path) -> None:
+    file.with_name("new").write_bytes(b"data")
+    file.with_name("new").replace(file)
+
+
+def renamed_away(file: Path) -> None:
+    """A log that is rotated: the name is free, or another's, and ours is open and unchanged."""
+    file.rename(file.with_name("data.bin.1"))
+
+
+def led_elsewhere(file: Path) -> None:
+    renamed_away(file)
+    file.symlink_to(file.with_name("data.bin.1"))
+    other = file.with_name("other")
+    other.write_bytes(b"data")
+    file.unlink()
+    file.symlink_to(other)
+
+
+@pytest.mark.parametrize("move", [replaced, renamed_away, Path.unlink, led_elsewhere])
+@pytest.mark.parametrize("asked", [None, "data.bin"])
+def test_a_file_that_loses_its_name_while_it_is_read_has_changed(
+    root: Path, move: Callable[[Path], None], asked: str | None
 ) -> None:
-    source = Source.open(Policy(root / "data.bin"), None)
-    os.replace(outside / "secret", root / "data.bin")
+    """What was asked for is what has the name now, be the bytes of the old one as whole as can be."""
+    source = Source.open(Policy(root / "data.bin", [root]), asked)
+    move(root / "data.bin")
     assert source.read(0, 4) == b"data"
-    source.check_unchanged()
+    with pytest.raises(SourceError) as changed:
+        source.check_unchanged()
+    assert changed.value.code == "source_changed"
     source.close()
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "waits"),
+    [
+        (1_000_000_000_123_000_000, [0.03]),
+        (999_999_999_123_000_000, []),
+        (1_000_000_000_000_000_000, [1.857]),  # no fraction: FAT
+        (1_000_000_009_123_000_000, []),  # from the future: clocks differ
+    ],
+)
+def test_a_file_written_this_moment_is_read_once_another_write_would_show(
+    root: Path, mtime_ns: int, waits: list[float]
+) -> None:
+    """Two writes in one tick of the file system's clock leave the same mtime."""
+    os.utime(root / "data.bin", ns=(mtime_ns, mtime_ns))
+    slept: list[float] = []
+    with (root / "data.bin").open("rb") as file:
+        let_mtime_settle(file.fileno(), now=lambda: 1_000_000_000.143, sleep=slept.append)
+    assert slept == pytest.approx(waits, abs=0.001)
 
 
 # Facts, digest, blocks

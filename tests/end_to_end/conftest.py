@@ -17,8 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One running server for all tests that leave it running."""
-    server = Server(tmp_path_factory.mktemp("server"), SILENTMODE_MAX_FILE_SIZE=str(1 << 30))
+    """One running server for all tests that leave it running; each error is an end at once."""
+    server = Server(
+        tmp_path_factory.mktemp("server"),
+        SILENTMODE_MAX_FILE_SIZE=str(1 << 30),
+        SILENTMODE_RETRIES="0",
+    )
     server.start()
     yield server
     assert server.program.terminate() == 0

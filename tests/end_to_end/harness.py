@@ -227,9 +227,9 @@ class Server:
             with error:
                 return error.code, json.load(error)
 
-    def ask(self, client: str, path: str | None = None) -> str:
+    def ask(self, client: str, path: str | None = None, **more: Any) -> str:
         """Ask for a file; the transfer's id."""
-        status, transfer = self.call("POST", f"/download/{client}", {"path": path})
+        status, transfer = self.call("POST", f"/download/{client}", {"path": path, **more})
         assert status == 202, transfer
         return str(transfer["id"])
 

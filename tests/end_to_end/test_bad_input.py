@@ -329,6 +329,15 @@ def small_window(tmp_path: Path) -> Iterator[Server]:
     server.program.terminate()
 
 
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[Server]:
+    """A server to which each error is an end at once."""
+    server = Server(tmp_path / "server", SILENTMODE_RETRIES="0")
+    server.start()
+    yield server
+    server.program.terminate()
+
+
 def misbehave(server: Server, token: str, evil: Any, size: int = 10 * MIB) -> tuple[str, int]:
     """Let a scripted agent send 1 MiB as it should, and then what `evil` says.
 
@@ -413,7 +422,8 @@ def test_more_bytes_than_offered_are_refused(server: Server) -> None:
     assert server.downloads == []
 
 
-def test_a_wrong_digest_is_a_checksum_mismatch_and_leaves_nothing(server: Server) -> None:
+def test_a_wrong_digest_is_a_checksum_mismatch_and_leaves_nothing(strict: Server) -> None:
+    server = strict
     token = server.manage("add_client", "villain")
     with ScriptedAgent(server.port, "villain", token) as agent:
         agent.greet()
@@ -458,7 +468,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_fails_the_transfer_and_the_server_stays_up(
     small_disk: Path, start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    server = Server(small_disk)
+    server = Server(small_disk, SILENTMODE_RETRIES="0", SILENTMODE_MIN_FREE_SPACE="0")
     server.start()
     token = server.manage("add_client", "client1")
     make_file(tmp_path / "large", 40 * MIB)
@@ -474,8 +484,9 @@ def test_a_full_disk_fails_the_transfer_and_the_server_stays_up(
 
 
 def test_a_directory_that_cannot_be_written_is_a_storage_error_and_the_server_stays_up(
-    server: Server, start_agent: StartAgent, tmp_path: Path
+    strict: Server, start_agent: StartAgent, tmp_path: Path
 ) -> None:
+    server = strict
     source = make_file(tmp_path / "file", 1000)
     token = server.manage("add_client", "client1")
     start_agent("client1", token, server.port, file=source).wait_for("registered")

@@ -25,7 +25,9 @@ Make = Callable[..., Transfer]
 @pytest.fixture
 def make(client1: Client) -> Make:
     def make(status: str = "queued", **values: Any) -> Transfer:
-        return Transfer.objects.create(**{"client": client1, "status": status} | values)
+        return Transfer.objects.create(
+            **{"client": client1, "status": status, "duplicate": True} | values
+        )
 
     return make
 

@@ -40,7 +40,9 @@ def api(operator: User) -> APIClient:
 @pytest.fixture
 def make(client1: Client) -> Make:
     def make(status: str = "queued", **values: Any) -> Transfer:
-        return Transfer.objects.create(**{"client": client1, "status": status} | values)
+        return Transfer.objects.create(
+            **{"client": client1, "status": status, "duplicate": True} | values
+        )
 
     return make
 
@@ -120,6 +122,7 @@ def test_a_new_transfer_says_all_there_is_to_know(
         "file": None,
         "attempts": 0,
         "error": None,
+        "next_attempt_at": None,
         "requested_by": "olga",
         "started_at": None,
         "finished_at": None,
@@ -255,6 +258,7 @@ def test_a_repeated_request_gets_the_first_ones_transfer(api: APIClient, url: st
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json() == again.json()
     assert first["Location"] == again["Location"]
+    Transfer.objects.get().cancel()
     other = api.post(url, body, format="json", headers={"Idempotency-Key": "l"})
     assert other.json()["id"] != first.json()["id"]
 
@@ -263,9 +267,10 @@ def test_a_repeated_request_gets_the_first_ones_transfer(api: APIClient, url: st
 def test_another_user_with_the_same_key_gets_a_transfer_of_their_own(api: APIClient) -> None:
     otto = User.objects.create_superuser("otto")
     theirs = APIClient(headers={"Authorization": token_of(otto)})
+    key = {"Idempotency-Key": "k"}
     ids = {
-        each.post("/download/client1", headers={"Idempotency-Key": "k"}).json()["id"]
-        for each in (api, theirs)
+        each.post("/download/client1", body, format="json", headers=key).json()["id"]
+        for each, body in ((api, {"path": "/a"}), (theirs, {"path": "/b"}))
     }
     assert len(ids) == 2
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.wire.messages import MAX_CHUNK
 from transfers import arrival as arrival_module
 from transfers.arrival import (
     BUSY_SECONDS,
@@ -13,6 +14,7 @@ from transfers.arrival import (
     PROGRESS_SECONDS,
     Arrival,
 )
+from transfers.inbox import BATCH_BYTES
 from transfers.storage import PartialBusy, PartialFile
 
 
@@ -174,7 +176,8 @@ async def test_it_waits_for_the_other_writer_a_minute_and_no_longer(
 async def test_so_many_bytes_make_a_checkpoint(
     arrival: Arrival, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrival_module, "CHECKPOINT_BYTES", 8)
+    batch = BATCH_BYTES + MAX_CHUNK  # comes on top before there is another chance
+    monkeypatch.setattr(arrival_module, "CHECKPOINT_BYTES", 7 + batch)
     await arrival.write([b"1234567"])
     await arrival.keep_books()
     assert (arrival.checkpointed, books.entries) == (0, [])

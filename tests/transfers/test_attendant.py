@@ -26,8 +26,9 @@ from agent.wire.session import Session
 from agent.wire.state import OVER, Side
 from transfers import attendant as attendant_module
 from transfers.attendant import AT_ONCE, Attendant
-from transfers.intake import Outgoing
+from transfers.dialogue import Outgoing
 from transfers.models import HEARTBEAT, Client, Transfer
+from transfers.models.queries import TransferQuerySet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -239,7 +240,7 @@ async def test_a_transfer_is_not_asked_for_again_before_the_agent_has_confirmed_
     transfer = await wanted(connection.client)
     await connection.open()
     await connection.hear()
-    await sync_to_async((await fresh(transfer)).fail)(1, "internal")
+    await sync_to_async((await fresh(transfer)).fail)(1, "not_found")
     connection.attendant.ring()
     assert await connection.hear() == Cancel(transfer.pk)
     await sync_to_async((await fresh(transfer)).retry)()
@@ -330,14 +331,14 @@ async def test_who_leaves_in_the_middle_of_a_look_leaves_nothing_requested(
     """A row that says `requested` while nobody is connected would be a lie."""
     looking, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
-    expire_due = Transfer.expire_due
+    expire_due = TransferQuerySet.expire_due
 
-    def slow(client_id: str) -> int:
+    def slow(transfers: TransferQuerySet) -> int:
         loop.call_soon_threadsafe(looking.set)
         go_on.wait(PATIENCE)
-        return expire_due(client_id)
+        return expire_due(transfers)
 
-    monkeypatch.setattr(Transfer, "expire_due", slow)
+    monkeypatch.setattr(TransferQuerySet, "expire_due", slow)
     transfer = await wanted(connection.client)
     await connection.open()
     async with asyncio.timeout(PATIENCE):
@@ -367,7 +368,7 @@ def failing_once(call: Callable[..., Any]) -> Callable[..., Any]:
 async def test_a_look_that_fails_is_made_good_by_the_next(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Transfer, "expire_due", failing_once(Transfer.expire_due))
+    monkeypatch.setattr(TransferQuerySet, "expire_due", failing_once(TransferQuerySet.expire_due))
     transfer = await wanted(connection.client)
     await connection.open()
     await connection.looks.get()

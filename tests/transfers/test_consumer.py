@@ -41,7 +41,7 @@ from transfers import consumers, dispatch
 from transfers.attendant import AT_ONCE, Attendant
 from transfers.auth import digest, new_token
 from transfers.consumers import AgentConsumer, refuse
-from transfers.models import HEARTBEAT, LEASE, Client, Transfer
+from transfers.models import HEARTBEAT, LEASE, Client, Transfer, request_file
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,7 +111,7 @@ class Line:
 
     async def offer(self, size: int = len(DATA)) -> Start:
         request = await self.hear(Request)
-        await self.say(Offer(request.transfer, "till.db", size, 0, "1"))
+        await self.say(Offer(request.transfer, "till.db", size, 0, "1", request.path))
         return await self.hear(Start)
 
     async def silent(self) -> None:
@@ -151,7 +151,7 @@ async def line(client1: Client, token: str) -> AsyncIterator[Line]:
 
 
 async def ask(client: Client, path: str | None = "/a") -> Transfer:
-    return await sync_to_async(Transfer.ask)(client, path)
+    return await sync_to_async(request_file)(client, path, duplicate=True)
 
 
 async def fresh(transfer: Transfer) -> Transfer:

@@ -37,10 +37,12 @@ from agent.wire.messages import (
 from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Side, Stage
 from transfers import arrival as arrival_module
-from transfers import intake as intake_module
+from transfers import dialogue as dialogue_module
 from transfers import storage
 from transfers.arrival import Arrival
-from transfers.intake import Intake, Outgoing
+from transfers.dialogue import Outgoing, Pulse
+from transfers.inbox import LinkLost, Withdrawn
+from transfers.intake import Intake
 from transfers.models import MAX_SOURCE_CHANGES, Client, Status, Transfer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -73,6 +75,8 @@ class Agent:
             Abort: self.confirm,
         }
         self.intake: Intake
+        self.pulse = Pulse()
+        self.hung_up: list[Abort] = []
         self._ours = Session(Side.AGENT)
         self._theirs = Session(Side.SERVER)
         self._theirs.receive(self._ours.send(Hello(PROTOCOL, "1", "test", "test")))
@@ -91,7 +95,16 @@ class Agent:
             self._news.set()
             self.on.get(type(heard), lambda message: None)(heard)
 
+    async def hang_up(self, farewell: Abort) -> None:
+        self.hung_up.append(farewell)
+
+    def attend(self, transfer: Transfer, epoch: int) -> Intake:
+        """An intake that asks this agent."""
+        self.intake = Intake(transfer, epoch, self.reply, self.hang_up, self.pulse)
+        return self.intake
+
     def say(self, message: Offer | Chunk | End | Abort) -> None:
+        self.pulse.beat(chunk=isinstance(message, Chunk))
         heard = self._theirs.receive(self._ours.send(message))
         assert not isinstance(heard, Violation), heard
         if heard is not None:
@@ -155,12 +168,14 @@ class House:
         self.agent = Agent(DATA)
 
     async def row(self, status: str = "queued", **values: Any) -> Transfer:
-        return await Transfer.objects.acreate(client=self.client, status=status, **values)
+        return await Transfer.objects.acreate(
+            client=self.client, status=status, duplicate=True, **values
+        )
 
     async def start(self, transfer: Transfer, epoch: int = EPOCH) -> "asyncio.Task[None]":
         """Claim it, as the attendant does, and begin."""
         await sync_to_async(transfer.claim)(epoch)
-        self.intake = self.agent.intake = Intake(transfer, epoch, self.agent.reply)
+        self.intake = self.agent.attend(transfer, epoch)
         return asyncio.create_task(self.intake.run())
 
     async def run(self, transfer: Transfer) -> Transfer:
@@ -191,6 +206,12 @@ class House:
     @property
     def landed(self) -> list[bytes]:
         return [path.read_bytes() for path in self.downloads.iterdir()]
+
+
+@pytest.fixture(autouse=True)
+def no_second_chance(settings: Settings) -> None:
+    """Here each error is an end at once; `test_setbacks` is about the errors that may pass."""
+    settings.RETRIES = 0
 
 
 @pytest.fixture
@@ -353,11 +374,13 @@ async def test_a_source_that_changes_between_attempts_is_given_up_the_fourth_tim
 async def test_an_agent_that_does_not_answer_is_not_waited_for_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(dialogue_module, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(dialogue_module, "CONFIRM_SECONDS", 0.01)
     house.agent.on = {}  # not even a confirmation
     transfer = await house.run(await house.row())
     assert (transfer.status, transfer.error_code) == ("failed", "timed_out")
     assert [abort.code for abort in house.agent.told(Abort)] == ["timed_out"]
+    assert [abort.code for abort in house.agent.hung_up] == ["timed_out"]  # nor is its confirmation
 
 
 # What the agent refuses --------------------------------------------------------------------------
@@ -405,7 +428,7 @@ async def test_an_agent_that_gives_up_what_was_cancelled_leaves_it_cancelled(hou
 
 
 async def test_a_link_lost_before_the_offer_leaves_it_queued(house: House) -> None:
-    house.agent.on[Request] = lambda request: house.intake.link_lost()
+    house.agent.on[Request] = lambda request: house.intake.leave(LinkLost())
     transfer = await house.run(await house.row())
     assert (transfer.status, transfer.error_code) == ("queued", "")
 
@@ -413,21 +436,21 @@ async def test_a_link_lost_before_the_offer_leaves_it_queued(house: House) -> No
 async def test_a_link_lost_before_the_offer_keeps_what_an_earlier_attempt_has(house: House) -> None:
     row = await house.row("interrupted", checkpoint=5000, fingerprint="1", size=len(DATA))
     house.left_behind(row, DATA[:5000])
-    house.agent.on[Request] = lambda request: house.intake.link_lost()
+    house.agent.on[Request] = lambda request: house.intake.leave(LinkLost())
     transfer = await house.run(row)
     assert (transfer.status, transfer.checkpoint) == ("interrupted", 5000)
     assert house.partial(transfer) == DATA[:5000]
 
 
 async def test_a_link_lost_before_the_first_byte_leaves_it_queued(house: House) -> None:
-    house.agent.on[Start] = lambda start: house.intake.link_lost()
+    house.agent.on[Start] = lambda start: house.intake.leave(LinkLost())
     assert (await house.run(await house.row())).status == "queued"
 
 
 async def test_a_lost_link_loses_no_byte_that_arrived(house: House) -> None:
     def some(start: Start) -> None:
         house.agent.chunks(start.transfer, 3)
-        house.intake.link_lost()
+        house.intake.leave(LinkLost())
 
     house.agent.on[Start] = some
     transfer = await house.run(await house.row())
@@ -443,7 +466,7 @@ async def test_a_lost_link_loses_no_byte_that_arrived(house: House) -> None:
 async def test_a_link_lost_while_old_bytes_are_hashed_keeps_them(house: House) -> None:
     row = await house.row("interrupted", checkpoint=5000, fingerprint="1", size=len(DATA))
     house.left_behind(row, DATA[:5000])
-    house.agent.on[Start] = lambda start: house.intake.link_lost()
+    house.agent.on[Start] = lambda start: house.intake.leave(LinkLost())
     transfer = await house.run(row)
     assert (transfer.status, transfer.checkpoint) == ("interrupted", 5000)
     assert house.partial(transfer) == DATA[:5000]
@@ -458,7 +481,7 @@ async def test_a_link_lost_while_an_older_writer_holds_the_file_leaves_it_waitin
 
     def offer(request: Request) -> None:
         house.agent.offer(request)
-        house.intake.link_lost()
+        house.intake.leave(LinkLost())
 
     house.agent.on[Request] = offer
     transfer = await house.run(row)
@@ -469,7 +492,7 @@ async def test_a_link_lost_while_an_older_writer_holds_the_file_leaves_it_waitin
 async def test_a_link_lost_after_the_last_byte_is_no_loss(house: House) -> None:
     def all_of_it(start: Start) -> None:
         house.agent.send_on(start)
-        house.intake.link_lost()
+        house.intake.leave(LinkLost())
 
     house.agent.on[Start] = all_of_it
     transfer = await house.run(await house.row())
@@ -494,7 +517,7 @@ async def test_bytes_that_come_slowly_are_on_disk_and_on_record_all_the_same(
     async with asyncio.timeout(PATIENCE):
         await recorded.wait()
     assert (await house.fresh(row)).checkpoint == 1000
-    house.intake.link_lost()
+    house.intake.leave(LinkLost())
     assert (await house.ended(task, row)).status == "interrupted"
 
 
@@ -512,7 +535,7 @@ async def test_a_cancelled_transfer_is_cancelled_at_the_agent_and_its_bytes_are_
     task = await house.start(row := await house.row())
     await house.agent.hear(Ack)
     await house.cancel(row)
-    house.intake.withdraw()
+    house.intake.leave(Withdrawn())
     await house.agent.hear(Cancel)
     assert house.partial(row) is None
     for _ in range(10):
@@ -525,11 +548,11 @@ async def test_a_cancelled_transfer_is_cancelled_at_the_agent_and_its_bytes_are_
 
 
 async def test_a_cancelled_transfer_waits_no_longer_than_its_link_lives(house: House) -> None:
-    house.agent.on |= {Start: silent, Cancel: lambda cancel: house.intake.link_lost()}
+    house.agent.on |= {Start: silent, Cancel: lambda cancel: house.intake.leave(LinkLost())}
     task = await house.start(row := await house.row())
     await house.agent.hear(Start)
     await house.cancel(row)
-    house.intake.withdraw()
+    house.intake.leave(Withdrawn())
     assert (await house.ended(task, row)).status == "cancelled"
 
 
@@ -588,7 +611,7 @@ async def test_a_writer_of_an_older_epoch_writes_no_more_and_leaves_the_row_alon
     newer = await house.fresh(row)
     await sync_to_async(newer.claim)(EPOCH + 1)
     before = await Transfer.objects.filter(pk=row.pk).values().aget()
-    house.intake.withdraw()
+    house.intake.leave(Withdrawn())
     house.agent.chunks(row.pk)
     async with asyncio.timeout(PATIENCE):
         await task
@@ -728,7 +751,7 @@ async def test_a_sync_that_failed_is_never_tried_again_on_the_same_file(
 
     def some(start: Start) -> None:
         house.agent.chunks(start.transfer, 3)
-        house.intake.link_lost()
+        house.intake.leave(LinkLost())
 
     house.agent.on[Start] = some
     with monkeypatch.context() as patch:
@@ -752,7 +775,7 @@ async def test_a_disk_that_fails_just_when_the_agent_gives_up_holds_nobody_up(
         fail(patch, "pwritev", errno.EIO, always)
         task = await house.start(await house.row())
         done, _ = await asyncio.wait({task}, timeout=1)
-    house.intake.link_lost()
+    house.intake.leave(LinkLost())
     await task
     assert done
 

@@ -18,8 +18,8 @@ from tests.transfers.test_intake import (
     silent,
 )
 from transfers import arrival as arrival_module
-from transfers import intake as intake_module
-from transfers.intake import Intake
+from transfers import dialogue as dialogue_module
+from transfers.inbox import LinkLost
 from transfers.models import Transfer
 
 __all__ = ["house"]  # the fixture
@@ -33,8 +33,7 @@ async def take_over(house: House, row: Transfer) -> "asyncio.Task[None]":
     """A newer connection of the client claims the transfer and begins."""
     fresh = await house.fresh(row)
     await sync_to_async(fresh.claim)(EPOCH + 1)
-    house.agent.intake = Intake(fresh, EPOCH + 1, house.agent.reply)
-    return asyncio.create_task(house.agent.intake.run())
+    return asyncio.create_task(house.agent.attend(fresh, EPOCH + 1).run())
 
 
 async def asked_and_silent(house: House, row: Transfer) -> tuple[Agent, "asyncio.Task[None]"]:
@@ -69,7 +68,7 @@ async def test_a_late_offer_of_an_older_connection_leaves_the_partial_file(house
     house.agent.on[Ack] = silent
     newer = await take_over(house, row)
     await house.agent.hear(Ack)
-    house.agent.intake.link_lost()
+    house.agent.intake.leave(LinkLost())
     await ended(newer)
     old.say(Offer(row.pk, "till.db", len(DATA), 0, "1"))
     await ended(task)
@@ -81,7 +80,7 @@ async def test_an_older_connection_that_waits_in_vain_leaves_what_has_landed(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = await house.row()
-    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(dialogue_module, "ANSWER_SECONDS", 0.5)
     _, task = await asked_and_silent(house, row)
     await ended(await take_over(house, row))
     await ended(task)
@@ -135,7 +134,7 @@ async def test_a_database_that_is_away_for_a_moment_fails_nothing(
         patch.setattr(Transfer, "progressed", progressed)
         left = await house.run(row)
     assert (left.status, left.error_code) == ("receiving", "")
-    waiting = await sync_to_async(lambda: list(Transfer.waiting_for("client1", EPOCH)))()
+    waiting = await sync_to_async(lambda: list(Transfer.objects.waiting_for("client1", EPOCH)))()
     assert waiting == [left]
     house.agent = Agent(DATA)
     assert (await house.run(left)).status == "completed"
@@ -146,16 +145,15 @@ async def test_chunks_of_others_count_as_life_while_an_offer_is_awaited(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow uplink an offer waits behind the chunks of other transfers."""
-    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(dialogue_module, "ANSWER_SECONDS", 0.05)
     row = await house.row()
     house.agent.on[Request] = silent
     await sync_to_async(row.claim)(EPOCH)
-    loop = asyncio.get_running_loop()
-    intake = Intake(row, EPOCH, house.agent.reply, clock=loop.time, last_chunk=loop.time)
-    house.agent.intake = intake
-    task = asyncio.create_task(intake.run())
+    task = asyncio.create_task(house.agent.attend(row, EPOCH).run())
     await house.agent.hear(Request)
-    await asyncio.wait((task,), timeout=0.5)  # ten times as long as it would wait in silence
+    for _ in range(50):  # ten times as long as it would wait in silence
+        house.agent.pulse.beat(chunk=True)
+        await asyncio.wait((task,), timeout=0.01)
     house.agent.offer(house.agent.told(Request)[0])
     await ended(task)
     assert (await house.fresh(row)).status == "completed"

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.utils import timezone
-from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from agent.wire.errors import ERRORS
 from transfers import dispatch
@@ -28,6 +28,7 @@ from transfers.models import (
     StatusConflict,
     Transfer,
     is_client_id,
+    request_file,
 )
 from transfers.storage import PartialFile
 
@@ -39,7 +40,7 @@ TABLE = {
     "requested": "queued receiving interrupted failed cancelled expired",
     "receiving": "queued verifying interrupted failed cancelled expired",
     "interrupted": "requested failed cancelled expired",
-    "verifying": "completed interrupted failed cancelled expired",
+    "verifying": "completed queued interrupted failed cancelled expired",
     "completed": "",
     "failed": "queued",
     "cancelled": "",
@@ -55,7 +56,9 @@ def make(client1: Client) -> Make:
     """Makes a transfer of `client1`, held by the connection of epoch 5."""
 
     def make(status: str = "queued", **values: Any) -> Transfer:
-        return Transfer.objects.create(**{"client": client1, "status": status, "epoch": 5} | values)
+        return Transfer.objects.create(
+            **{"client": client1, "status": status, "epoch": 5, "duplicate": True} | values
+        )
 
     return make
 
@@ -374,7 +377,10 @@ def test_a_landing_is_finished_only_after_the_rename(
 
 @pytest.mark.parametrize("code", ERRORS)
 @pytest.mark.usefixtures("at_now")
-def test_a_failure_has_a_code_a_sentence_and_a_time(make: Make, code: str) -> None:
+def test_a_failure_has_a_code_a_sentence_and_a_time(
+    make: Make, settings: Settings, code: str
+) -> None:
+    settings.RETRIES = 0
     transfer = make("receiving", checkpoint=64, received=70)
     transfer.fail(5, code)
     assert (transfer.status, transfer.error_code) == ("failed", code)
@@ -434,7 +440,7 @@ def test_a_cancel_leaves_a_partial_file_to_the_connection_that_writes_it(
 
 @pytest.mark.usefixtures("rings")
 @pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("end", [Transfer.cancel, lambda transfer: Transfer.expire_due()])
+@pytest.mark.parametrize("end", [Transfer.cancel, lambda transfer: Transfer.objects.expire_due()])
 def test_what_was_just_renamed_is_removed_too_unless_its_connection_has_it(
     make: Make,
     end: Callable[[Transfer], object],
@@ -457,7 +463,7 @@ def test_what_was_just_renamed_is_removed_too_unless_its_connection_has_it(
     assert final.exists() is held
 
 
-@pytest.mark.parametrize("end", [Transfer.cancel, lambda transfer: Transfer.expire_due()])
+@pytest.mark.parametrize("end", [Transfer.cancel, lambda transfer: Transfer.objects.expire_due()])
 def test_a_partial_file_that_cannot_be_removed_stops_nothing(
     make: Make,
     rings: list[str],
@@ -518,7 +524,7 @@ def test_what_is_past_its_deadline_expires_unless_it_has_ended(make: Make, statu
     later = make(status, deadline=timezone.now() + timedelta(hours=1))
     never = make(status)
     alive = status not in FINAL
-    assert Transfer.expire_due() == alive
+    assert Transfer.objects.expire_due() == alive
     assert row(past)["status"] == ("expired" if alive else status)
     assert row(past)["error_code"] == ("expired" if alive else "")
     assert row(later)["status"] == row(never)["status"] == status
@@ -528,7 +534,7 @@ def test_deadlines_of_one_client_can_be_looked_at_alone(make: Make) -> None:
     other = Client.objects.create(id="client2", token_sha256="2")
     past = timezone.now() - timedelta(seconds=1)
     mine, theirs = make(deadline=past), make(deadline=past, client=other)
-    assert Transfer.expire_due("client1") == 1
+    assert Transfer.objects.filter(client="client1").expire_due() == 1
     assert (row(mine)["status"], row(theirs)["status"]) == ("expired", "queued")
 
 
@@ -538,12 +544,12 @@ def test_what_lands_just_before_its_deadline_has_landed(
     transfer = make("verifying", size=9, deadline=timezone.now() - timedelta(seconds=1))
     error = Transfer._error
 
-    def lands_first(code: str) -> dict[str, Any]:
+    def lands_first(*args: str) -> dict[str, Any]:
         Transfer.objects.get(pk=transfer.pk).landed(5)
-        return error(code)
+        return error(*args)
 
-    monkeypatch.setattr(Transfer, "_error", lands_first)
-    assert Transfer.expire_due() == 0
+    monkeypatch.setattr(Transfer, "_error", staticmethod(lands_first))
+    assert Transfer.objects.expire_due() == 0
     assert row(transfer)["status"] == "completed"
 
 
@@ -557,7 +563,7 @@ def test_asking_queues_a_transfer_and_rings(
     django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
-        transfer = Transfer.ask(client1, "/a", requested_by=operator, deadline=NOW)
+        transfer = request_file(client1, "/a", requested_by=operator, deadline=NOW)
     assert (transfer.status, transfer.path, transfer.deadline) == ("queued", "/a", NOW)
     assert transfer.requested_by == operator
     assert rings == ["client1"]
@@ -570,8 +576,8 @@ def test_the_same_key_of_the_same_user_is_the_same_transfer(
     django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
-        first = Transfer.ask(client1, requested_by=operator, idempotency_key="k")
-        again = Transfer.ask(client1, "/a", requested_by=operator, idempotency_key="k")
+        first = request_file(client1, requested_by=operator, idempotency_key="k")
+        again = request_file(client1, "/a", requested_by=operator, idempotency_key="k")
     assert again == first
     assert Transfer.objects.get().path is None
     assert rings == ["client1"], "nothing is new the second time"
@@ -579,15 +585,39 @@ def test_the_same_key_of_the_same_user_is_the_same_transfer(
 
 def test_keys_belong_to_their_users(client1: Client, operator: User) -> None:
     other = User.objects.create_user("otto")
-    one = Transfer.ask(client1, requested_by=operator, idempotency_key="k")
-    two = Transfer.ask(client1, requested_by=other, idempotency_key="k")
+    one = request_file(client1, "/a", requested_by=operator, idempotency_key="k")
+    two = request_file(client1, "/b", requested_by=other, idempotency_key="k")
     assert one != two
 
 
-def test_without_a_key_each_request_is_its_own(client1: Client, operator: User) -> None:
-    one = Transfer.ask(client1, requested_by=operator)
-    two = Transfer.ask(client1, requested_by=operator)
-    assert one != two
+@pytest.mark.parametrize("path", [None, "/a"])
+def test_a_file_that_is_under_way_is_not_asked_for_again(client1: Client, path: str | None) -> None:
+    first = request_file(client1, path)
+    assert request_file(client1, path) == first
+    assert request_file(client1, "/b") != first
+    assert request_file(client1, path, duplicate=True) != first
+    first.cancel()
+    assert request_file(client1, path) != first
+
+
+def test_a_key_gives_its_transfer_also_after_that_has_ended(
+    client1: Client, operator: User
+) -> None:
+    """Even where its first answer was a transfer that somebody else had asked for."""
+    first = request_file(client1)
+    assert request_file(client1, requested_by=operator, idempotency_key="k") == first
+    first.cancel()
+    assert request_file(client1, requested_by=operator, idempotency_key="k") == first
+    assert request_file(client1, requested_by=operator, idempotency_key="l") != first
+
+
+def test_a_retry_gives_way_to_another_transfer_of_the_same_file(client1: Client) -> None:
+    failed = request_file(client1)
+    failed.fail(0, "not_found")
+    request_file(client1)
+    with pytest.raises(StatusConflict, match="another transfer of the same file"):
+        failed.retry()
+    assert failed.status == "failed"
 
 
 def test_a_connection_looks_for_what_waits_and_what_was_left_oldest_first(make: Make) -> None:
@@ -605,7 +635,7 @@ def test_a_connection_looks_for_what_waits_and_what_was_left_oldest_first(make: 
     for status in FINAL:
         make(status)
     make("queued", client=Client.objects.create(id="client2", token_sha256="2"))
-    assert list(Transfer.waiting_for("client1", 5)) == wanted
+    assert list(Transfer.objects.waiting_for("client1", 5)) == wanted
 
 
 def test_transfers_are_listed_newest_first(make: Make) -> None:
@@ -668,9 +698,9 @@ def test_a_heartbeat_renews_the_lease_of_its_own_connection_only(
     client1: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = connect(client1), connect(client1)
-    monkeypatch.setattr(timezone, "now", lambda: NOW)
-    assert client1.seen(new) is True
-    assert client1.seen(old) is False
+    monkeypatch.setattr(timezone, "now", lambda: NOW + timedelta(seconds=9))
+    assert client1.seen(new, NOW) is True
+    assert client1.seen(old, NOW) is False
     client1.refresh_from_db()
     assert (client1.last_seen, client1.online_until) == (NOW, NOW + LEASE)
 
@@ -692,7 +722,7 @@ def test_a_revoked_client_gets_no_lease_and_its_connection_is_rung(
     with django_capture_on_commit_callbacks(execute=True):
         client1.revoke()
     assert client1.revoked_at is not None
-    assert client1.seen(epoch) is False
+    assert client1.seen(epoch, timezone.now()) is False
     assert rings == ["client1"]
 
 

@@ -27,7 +27,9 @@ Make = Callable[..., Transfer]
 @pytest.fixture
 def make(client1: Client) -> Make:
     def make(status: str, **values: Any) -> Transfer:
-        return Transfer.objects.create(client=client1, status=status, epoch=5, **values)
+        return Transfer.objects.create(
+            client=client1, status=status, epoch=5, duplicate=True, **values
+        )
 
     return make
 

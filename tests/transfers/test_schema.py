@@ -71,7 +71,7 @@ def test_the_schema_says_what_a_transfer_is(schema: Any) -> None:
     assert set(schema["components"]["schemas"]["Transfer"]["properties"]) == {
         "id", "client", "path", "status", "name", "size", "received", "checkpoint", "sha256",
         "source_sha256", "file", "attempts", "error", "requested_by", "created_at", "started_at",
-        "finished_at", "deadline",
+        "finished_at", "deadline", "next_attempt_at",
     }  # fmt: skip
 
 

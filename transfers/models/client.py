@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.core.validators import RegexValidator
 from django.db import models, transaction
@@ -76,11 +76,13 @@ class Client(models.Model):
             self.refresh_from_db()
         return self.epoch
 
-    def seen(self, epoch: int) -> bool:
-        """Renew the lease. False: a newer connection holds it, or the client is revoked."""
-        now = timezone.now()
+    def seen(self, epoch: int, at: datetime) -> bool:
+        """Renew the lease, from when its agent was heard.
+
+        False: a newer connection holds it, or the client is revoked.
+        """
         mine = Client.objects.filter(pk=self.pk, epoch=epoch, revoked_at=None)
-        return bool(mine.update(online_until=now + LEASE, last_seen=now))
+        return bool(mine.update(online_until=at + LEASE, last_seen=at))
 
     def went_offline(self, epoch: int) -> None:
         """The connection of this epoch ended; a newer one keeps its lease."""

@@ -4,10 +4,11 @@
 
     queued ──> requested ──> receiving ──> verifying ──> completed
        ^            │             │             │
-       └────────────┴─ link lost ─┴─────────────┴─> interrupted ──(client is back)──> requested
+       └────────────┴─ set back ──┴─────────────┴─> interrupted ──(client is back)──> requested
     any of these ──> failed | cancelled | expired          failed ──(retry)──> queued
 
-Without bytes a lost link leads back to `queued`, with some to `interrupted`.
+A lost link and an error that may pass set a transfer back: without bytes to `queued`, with some to
+`interrupted`.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ PENDING = frozenset({Status.QUEUED, Status.INTERRUPTED})
 ACTIVE = frozenset({Status.REQUESTED, Status.RECEIVING, Status.VERIFYING})
 """A connection works on it."""
 
+LIVE = PENDING | ACTIVE
+
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 _ENDS = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
@@ -44,7 +47,7 @@ ALLOWED: Mapping[Status, frozenset[Status]] = {
     Status.RECEIVING: frozenset({Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
     Status.INTERRUPTED: frozenset({Status.REQUESTED}) | _ENDS,
     # A crash may leave a row here with its file already landed, or not yet: see `recovery`.
-    Status.VERIFYING: frozenset({Status.COMPLETED, Status.INTERRUPTED}) | _ENDS,
+    Status.VERIFYING: frozenset({Status.COMPLETED, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
     Status.COMPLETED: frozenset(),
     Status.FAILED: frozenset({Status.QUEUED}),
     Status.CANCELLED: frozenset(),

@@ -5,8 +5,10 @@ Nobody outside this file assigns a status. Every change is a compare-and-set: it
 somebody else got there first, `StatusConflict` says so, and nothing has changed.
 """
 
+import hashlib
 import logging
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,21 @@ from agent.wire.errors import ERRORS
 from transfers import dispatch, storage
 
 from .client import Client
-from .status import ACTIVE, ALLOWED, FINAL, PENDING, Status, StatusConflict
+from .queries import TransferQuerySet
+from .status import ACTIVE, ALLOWED, FINAL, LIVE, Status, StatusConflict
 
 log = logging.getLogger(__name__)
 
 MAX_SOURCE_CHANGES = 3
 """Fresh starts after the source changed under the reader."""
+
+PAUSE_GROWTH = 3
+"""Each pause before a new attempt is so many times as long as the one before it."""
+
+
+def path_key(path: str | None) -> str:
+    """What a unique index can hold of a path: its SHA-256 (PostgreSQL's takes 2,700 bytes)."""
+    return "" if path is None else hashlib.sha256(path.encode()).hexdigest()
 
 
 class Transfer(models.Model):
@@ -35,10 +46,17 @@ class Transfer(models.Model):
     client = models.ForeignKey(Client, on_delete=models.PROTECT, related_name="transfers")
     path = models.TextField(null=True)
     """On the client; null stands for the agent's own `--file`."""
+    path_key = models.CharField(max_length=64, blank=True, editable=False)
+    duplicate = models.BooleanField(default=False)
+    """Asked for although another one of the same file may be under way."""
     status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)
     epoch = models.PositiveBigIntegerField(default=0)
     attempts = models.PositiveIntegerField(default=0)
     source_changes = models.PositiveSmallIntegerField(default=0)
+    setbacks = models.PositiveSmallIntegerField(default=0)
+    """Errors that may pass, so far."""
+    next_attempt_at = models.DateTimeField(null=True)
+    """Not before; null: as soon as its client is there."""
 
     name = models.CharField(max_length=255, blank=True)
     size = models.BigIntegerField(null=True)
@@ -56,28 +74,35 @@ class Transfer(models.Model):
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
     )
-    idempotency_key = models.CharField(max_length=255, null=True)
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     deadline = models.DateTimeField(null=True)
 
+    objects = TransferQuerySet.as_manager()
+
     class Meta:
         ordering = ("-created_at", "-id")
         constraints = (
             models.UniqueConstraint(
-                fields=("requested_by", "idempotency_key"), name="one_transfer_per_idempotency_key"
+                fields=("client", "path_key"),
+                condition=Q(duplicate=False, status__in=sorted(LIVE)),
+                name="one_live_transfer_of_a_file",
             ),
         )
         indexes = (
             models.Index(fields=("client", "status")),
-            models.Index(fields=("status",)),
+            models.Index(fields=("status", "deadline")),
             models.Index(fields=("-created_at", "-id")),
         )
 
     def __str__(self) -> str:
         """What and whence, safe to show: in log lines, messages and the admin."""
         return shown(f"{self.name or self.path or 'the default file'} from {self.client_id}")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.path_key = path_key(self.path)
+        super().save(*args, **kwargs)
 
     @property
     def partial_path(self) -> Path:
@@ -159,6 +184,9 @@ class Transfer(models.Model):
             checkpoint=checkpoint,
             received=checkpoint,
             source_changes=F("source_changes") + int(changed),
+            error_code="",
+            error_detail="",
+            next_attempt_at=None,
             started_at=self.started_at or timezone.now(),
         )
 
@@ -173,7 +201,7 @@ class Transfer(models.Model):
     def source_changed(self, epoch: int, detail: str) -> None:
         """Start again from 0, or fail once that happened too often."""
         if self.source_changes >= MAX_SOURCE_CHANGES:
-            self.fail(epoch, "source_changed", detail)
+            self._move(Status.FAILED, holder=epoch, **self._error("source_changed", detail))
             return
         changes = F("source_changes") + 1
         self._move(Status.QUEUED, holder=epoch, source_changes=changes, checkpoint=0, received=0)
@@ -233,9 +261,28 @@ class Transfer(models.Model):
         return True
 
     def fail(self, epoch: int, code: str, detail: str = "", *, keep: bool = True) -> None:
-        """End with an error of the table. Without `keep` the partial file is not to be resumed."""
-        values: dict[str, Any] = {} if keep else {"checkpoint": 0, "received": 0}
-        self._move(Status.FAILED, holder=epoch, **self._error(code, detail), **values)
+        """End this attempt with an error of the table; without `keep` the partial file is not resumed.
+
+        An error that may pass is tried again after a pause, and the next time after a longer one, up to
+        `SILENTMODE_RETRIES` times; any other fails the transfer.
+        """
+        values: dict[str, Any] = self._error(code, detail)
+        if not keep:
+            values |= {"checkpoint": 0, "received": 0}
+        if ERRORS[code].retryable and self.setbacks < settings.RETRIES:
+            self._set_back(epoch, resume=keep and self.checkpoint > 0, values=values)
+        else:
+            self._move(Status.FAILED, holder=epoch, **values)
+
+    def _set_back(self, epoch: int, *, resume: bool, values: dict[str, Any]) -> None:
+        pause = settings.RETRY_PAUSE * PAUSE_GROWTH**self.setbacks
+        values |= {
+            "received": F("checkpoint") if resume else 0,
+            "finished_at": None,
+            "setbacks": F("setbacks") + 1,
+            "next_attempt_at": timezone.now() + timedelta(seconds=pause),
+        }
+        self._move(Status.INTERRUPTED if resume else Status.QUEUED, holder=epoch, **values)
 
     @staticmethod
     def _error(code: str, detail: str = "") -> dict[str, Any]:
@@ -251,25 +298,41 @@ class Transfer(models.Model):
         self._move(Status.CANCELLED, **self._error("cancelled"))
         self._withdraw()
 
+    def expire(self) -> None:
+        """Its deadline is over. Raises StatusConflict when it is final already."""
+        detail = ERRORS["expired"].sentence
+        if self.error_code:  # it is between two attempts
+            detail += f" The last attempt ended with {self.error_code}: {self.error_detail}"
+        self._move(Status.EXPIRED, **self._error("expired", detail))
+        self._withdraw()
+
     def retry(self) -> None:
         """A new start of a failed transfer. Raises StatusConflict."""
         if self.status != Status.FAILED:  # the table lets others become queued, for a lost link
             raise self._conflict(Status.QUEUED)
         if self.client.revoked_at is not None:
             raise self._conflict(Status.QUEUED, f"the access of {self.client_id} was revoked")
-        self._move(
-            Status.QUEUED,
-            error_code="",
-            error_detail="",
-            finished_at=None,
-            source_changes=0,
-            sha256="",
-        )
-        self._ring()
+        if self.deadline is not None and self.deadline <= timezone.now():
+            raise self._conflict(Status.QUEUED, "its deadline has passed; ask for the file anew")
+        try:
+            with transaction.atomic():
+                self._move(
+                    Status.QUEUED,
+                    error_code="",
+                    error_detail="",
+                    finished_at=None,
+                    source_changes=0,
+                    setbacks=0,
+                    sha256="",
+                )
+        except IntegrityError:
+            why = "another transfer of the same file is under way"
+            raise self._conflict(Status.QUEUED, why) from None
+        self.ring()
 
     def _withdraw(self) -> None:
         """Nobody wants it: tell its connection, if it has one, and remove what has arrived."""
-        self._ring()
+        self.ring()
         transaction.on_commit(self._discard_files)
 
     def _discard_files(self) -> None:
@@ -280,59 +343,6 @@ class Transfer(models.Model):
             except (storage.PartialBusy, storage.StorageError) as reason:
                 log.info("left %s to its connection or a sweep: %r", path, reason)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Have its client's connection look at the rows, once this change is committed."""
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.client_id))
-
-    @classmethod
-    def expire_due(cls, client_id: str | None = None) -> int:
-        """Expire what is past its deadline, of one client or of all; how many."""
-        due = cls.objects.exclude(status__in=FINAL).filter(deadline__lte=timezone.now())
-        if client_id is not None:
-            due = due.filter(client_id=client_id)
-        expired = 0
-        for transfer in due:
-            try:
-                transfer._move(Status.EXPIRED, **cls._error("expired"))
-            except StatusConflict:
-                continue  # it just landed, or was cancelled
-            transfer._withdraw()
-            expired += 1
-        return expired
-
-    # Looking ------------------------------------------------------------------------------------
-
-    @classmethod
-    def waiting_for(cls, client_id: str, epoch: int) -> models.QuerySet["Transfer"]:
-        """What the connection of this epoch should ask for, oldest first.
-
-        That is also what an older connection left active; and what this one did, unless it is at it.
-        """
-        left_behind = Q(status__in=ACTIVE, epoch__lte=epoch)
-        return cls.objects.filter(
-            Q(status__in=PENDING) | left_behind, client_id=client_id
-        ).order_by("created_at")
-
-    @classmethod
-    def ask(
-        cls,
-        client: Client,
-        path: str | None = None,
-        *,
-        requested_by: Any = None,
-        deadline: Any = None,
-        idempotency_key: str | None = None,
-    ) -> "Transfer":
-        """The one way to ask for a file.
-
-        The same user and idempotency key give the first request's transfer again.
-        """
-        values = {"client": client, "path": path, "deadline": deadline}
-        if idempotency_key is None:
-            transfer, new = cls.objects.create(requested_by=requested_by, **values), True
-        else:
-            transfer, new = cls.objects.get_or_create(
-                requested_by=requested_by, idempotency_key=idempotency_key, defaults=values
-            )
-        if new:
-            transfer._ring()
-        return transfer

@@ -99,13 +99,14 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         offsets,
         st.integers(-MAX_OFFSET, MAX_OFFSET),
         fingerprints,
+        st.none() | texts(MAX_PATH, least=1),
     ),
     Start: st.builds(Start, st.uuids(), many_ranges(), offsets),
     Chunk: st.builds(
         Chunk, st.uuids(), st.integers(0, MAX_OFFSET - MAX_CHUNK), st.binary(min_size=1)
     ),
     Ack: acks(),
-    End: st.builds(End, st.uuids(), offsets, digests, fingerprints),
+    End: st.builds(End, st.uuids(), offsets, digests, fingerprints, texts(MAX_NAME)),
     Landed: st.builds(Landed, st.uuids(), digests),
     Abort: st.builds(
         Abort, st.none() | st.uuids(), st.sampled_from(sorted(ERRORS)), texts(MAX_DETAIL)

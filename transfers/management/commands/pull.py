@@ -132,6 +132,8 @@ class Command(BaseCommand):
 
 
 def _label(transfer: dict[str, Any]) -> str:
+    if transfer["status"] in PENDING and (error := transfer["error"]):
+        return f"{transfer['status']} until {transfer['next_attempt_at']}: {shown(error['detail'])}"
     if transfer["status"] in PENDING:
         return f"{transfer['status']}, waiting for {transfer['client']}"
     return f"{transfer['status']} {shown(transfer['name'])}".strip()

@@ -1,0 +1,176 @@
+"""Errors that may pass: tried again after growing pauses, a few times, and no longer than wanted."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.utils import timezone
+from pytest_django import Settings
+
+from agent.wire.errors import ERRORS
+from agent.wire.messages import Abort, Ack, Request, Start
+from tests.transfers.test_attendant import Connection, connection, fresh, wanted
+from tests.transfers.test_intake import DATA, Agent, House, house
+from transfers import recovery
+from transfers.models import Client, Transfer, request_file
+
+__all__ = ["connection", "house"]  # the fixtures
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PASSING = [code for code, info in ERRORS.items() if info.retryable]
+
+
+@pytest.fixture
+def transfer(client1: Client) -> Transfer:
+    """Held by the connection of epoch 5, with a checkpoint."""
+    return Transfer.objects.create(
+        client=client1, status="receiving", epoch=5, size=100, received=70, checkpoint=64
+    )
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_an_error_that_may_pass_waits_with_what_arrived(transfer: Transfer, code: str) -> None:
+    before = timezone.now()
+    transfer.fail(5, code, "It may pass.")
+    assert (transfer.status, transfer.received, transfer.setbacks) == ("interrupted", 64, 1)
+    assert (transfer.error_code, transfer.error_detail) == (code, "It may pass.")
+    assert transfer.finished_at is None
+    assert transfer.next_attempt_at is not None
+    assert transfer.next_attempt_at >= before + timedelta(seconds=5)
+
+
+def test_bytes_that_cannot_be_trusted_are_not_kept(transfer: Transfer) -> None:
+    transfer.fail(5, "storage_error", keep=False)
+    assert (transfer.status, transfer.received, transfer.checkpoint) == ("queued", 0, 0)
+
+
+def test_the_pauses_grow_and_have_a_limit(transfer: Transfer, settings: Settings) -> None:
+    settings.RETRIES, settings.RETRY_PAUSE = 3, 10.0
+    pauses = []
+    for attempt in range(3):
+        transfer.fail(5 + attempt, "timed_out")
+        assert transfer.next_attempt_at is not None
+        pauses.append(round((transfer.next_attempt_at - timezone.now()).total_seconds()))
+        transfer.claim(6 + attempt)
+    assert pauses == [10, 30, 90]
+    transfer.fail(8, "timed_out")
+    assert (transfer.status, transfer.error_code) == ("failed", "timed_out")
+    assert transfer.finished_at is not None
+
+
+def test_the_next_offer_clears_the_error_and_a_retry_the_count(transfer: Transfer) -> None:
+    transfer.fail(5, "unreadable")
+    transfer.claim(6)
+    transfer.offered(6, name="f", size=100, fingerprint="1", checkpoint=64)
+    assert (transfer.error_code, transfer.error_detail, transfer.next_attempt_at) == ("", "", None)
+    transfer.fail(6, "not_found")
+    transfer.retry()
+    assert (transfer.status, transfer.setbacks) == ("queued", 0)
+
+
+def test_who_pauses_is_not_asked_for_until_it_is_time(transfer: Transfer) -> None:
+    transfer.fail(5, "unreadable")
+    assert not Transfer.objects.waiting_for("client1", 6)
+    assert Transfer.objects.next_event("client1") == transfer.next_attempt_at
+    Transfer.objects.update(next_attempt_at=timezone.now())
+    assert list(Transfer.objects.waiting_for("client1", 6)) == [transfer]
+
+
+def test_a_deadline_in_a_pause_ends_it_and_says_what_went_wrong(transfer: Transfer) -> None:
+    transfer.fail(5, "unreadable", "The drive sleeps.")
+    Transfer.objects.update(deadline=timezone.now())
+    assert Transfer.objects.expire_due() == 1
+    transfer.refresh_from_db()
+    assert (transfer.status, transfer.error_code) == ("expired", "expired")
+    assert "unreadable: The drive sleeps." in transfer.error_detail
+
+
+async def test_a_running_server_expires_what_a_client_that_is_away_was_asked_for(
+    client1: Client,
+) -> None:
+    soon = timezone.now() + timedelta(milliseconds=1)
+    asked = await sync_to_async(request_file)(client1, deadline=soon)
+    report = await sync_to_async(recovery.tend)()
+    assert report.expired == 1
+    assert (await fresh(asked)).status == "expired"
+
+
+def test_a_running_server_interrupts_what_a_dead_one_left(transfer: Transfer) -> None:
+    assert recovery.tend().interrupted == 0, "its client may be online in another process"
+    Client.objects.update(online_until=timezone.now() - timedelta(seconds=1))
+    assert recovery.tend().interrupted == 1
+    transfer.refresh_from_db()
+    assert transfer.status == "interrupted"
+
+
+async def test_a_connection_asks_again_once_the_pause_is_over(
+    connection: Connection, settings: Settings
+) -> None:
+    settings.RETRY_PAUSE = 0.1
+    asked = await wanted(connection.client)
+    await connection.open()
+    await connection.hear()
+    connection.say(Abort(asked.pk, "unreadable", "busy"))
+    assert await connection.hear() == Request(asked.pk, "/a", None)
+    assert (await fresh(asked)).attempts == 2
+
+
+async def test_an_agent_that_can_not_read_on_keeps_what_it_sent(house: House) -> None:
+    row = await house.row()
+    house.agent.on[Start] = house.agent.send_three
+    house.agent.on[Ack] = lambda ack: house.agent.say(Abort(row.pk, "unreadable"))
+    cut = await house.run(row)
+    assert (cut.status, cut.error_code) == ("interrupted", "unreadable")
+    assert cut.checkpoint == 3000
+    house.agent = Agent(DATA)
+    await Transfer.objects.filter(pk=row.pk).aupdate(next_attempt_at=None)
+    landed = await house.run(await house.fresh(row))
+    assert landed.status == "completed"
+    assert house.landed == [DATA]
+
+
+# Room -------------------------------------------------------------------------------------------
+
+
+def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("transfers.storage.free_space", lambda directory: size)
+
+
+async def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.MIN_FREE_SPACE = 1000
+    free(monkeypatch, len(DATA) + 999)
+    refused = await house.run(await house.row())
+    assert (refused.status, refused.error_code) == ("queued", "storage_full")
+    assert "SILENTMODE_MIN_FREE_SPACE" in refused.error_detail
+    assert [abort.code for abort in house.agent.told(Abort)] == ["storage_full"]
+    free(monkeypatch, len(DATA) + 1000)
+    await Transfer.objects.filter(pk=refused.pk).aupdate(next_attempt_at=None)
+    house.agent = Agent(DATA)
+    assert (await house.run(await house.fresh(refused))).status == "completed"
+
+
+async def test_room_is_not_promised_twice(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.MIN_FREE_SPACE = 0
+    await house.row("receiving", size=500, received=100)
+    free(monkeypatch, len(DATA) + 399)
+    assert (await house.run(await house.row())).error_code == "storage_full"
+
+
+Verb = Callable[[Transfer], Any]
+
+
+@pytest.mark.parametrize("end", [Transfer.cancel, Transfer.expire])
+async def test_who_ends_a_transfer_in_its_pause_removes_what_has_arrived(
+    house: House, end: Verb
+) -> None:
+    row = await house.row("interrupted", checkpoint=3, size=len(DATA), fingerprint="1")
+    house.left_behind(row, b"abc")
+    await sync_to_async(end)(row)
+    assert house.partial(row) is None

@@ -1,0 +1,71 @@
+"""The server's process under daphne: tending the rows while it runs, draining when it stops.
+
+Daphne 4.2.3 has no ASGI lifespan, so both hang on Twisted's reactor. On SIGTERM or Ctrl-C daphne
+cancels every application and waits until all have ended: a connection uses that to say good-bye and
+to keep what has arrived (`AgentConsumer`, `Attendant.leave`). What is here refuses new connections
+meanwhile, and ends the process should a disk or a database hang.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+
+from channels.db import database_sync_to_async
+
+from . import recovery
+
+STOPS = "The server is being stopped."
+
+RETRY_AFTER = 5
+"""Seconds, for the `Retry-After` of a server that stops: it is usually back by then."""
+
+STOP_SECONDS = 9.5
+"""From the signal to the end of the process at the latest."""
+
+TEND_SECONDS = 5.0
+"""How often this process looks at rows that no connection looks after."""
+
+log = logging.getLogger(__name__)
+
+_stopping = threading.Event()
+
+
+def is_stopping() -> bool:
+    """Whether the process is about to end: no new work, then."""
+    return _stopping.is_set()
+
+
+def install() -> None:
+    """Once, before daphne runs the reactor."""
+    from twisted.internet import reactor  # noqa: PLC0415  # daphne has chosen which by now
+
+    reactor.callWhenRunning(_start)
+    reactor.addSystemEventTrigger("before", "shutdown", _stop)  # type: ignore[arg-type]
+
+
+def _start() -> None:
+    task = asyncio.get_event_loop().create_task(_tend_for_ever())
+    _tasks.add(task)
+
+
+_tasks: set["asyncio.Task[None]"] = set()
+"""An event loop holds no tasks itself."""
+
+
+async def _tend_for_ever() -> None:
+    while not is_stopping():
+        try:
+            await database_sync_to_async(recovery.tend)()
+        except Exception:  # say, the database restarts: the next round does it
+            log.exception("could not look after the transfers")
+        await asyncio.sleep(TEND_SECONDS)
+
+
+def _stop() -> None:
+    _stopping.set()
+    log.info("Stopping: keeping what has arrived")
+    # Threads may hang in a write or a query; the interpreter would wait for them.
+    last_resort = threading.Timer(STOP_SECONDS, os._exit, (1,))
+    last_resort.daemon = True
+    last_resort.start()

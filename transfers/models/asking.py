@@ -1,0 +1,86 @@
+"""Asking for a file: the one way to make a transfer. What is asked twice is one transfer.
+
+The same file of the same client, while it is under way, is not asked for again, unless the caller
+says `duplicate`. A user's idempotency key gives the transfer that its first use was answered with,
+whatever has become of it.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, models, transaction
+
+from .client import Client
+from .transfer import Transfer, path_key
+
+
+class RequestKey(models.Model):
+    """An `Idempotency-Key` that a user's request carried, and the transfer that answered it."""
+
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+"
+    )
+    key = models.CharField(max_length=255)
+    transfer = models.ForeignKey(Transfer, on_delete=models.CASCADE, related_name="+")
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=("requested_by", "key"), name="one_transfer_per_idempotency_key"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def asked_before(requested_by: Any, idempotency_key: str) -> Transfer | None:
+    """What this user's first request with this key was answered with."""
+    used = RequestKey.objects.filter(requested_by=requested_by, key=idempotency_key)
+    known = used.select_related("transfer__requested_by").first()
+    return known.transfer if known else None
+
+
+def request_file(
+    client: Client,
+    path: str | None = None,
+    *,
+    requested_by: Any = None,
+    deadline: datetime | None = None,
+    idempotency_key: str | None = None,
+    duplicate: bool = False,
+) -> Transfer:
+    """The transfer that is to bring this file: a new one, or the one that is under way already."""
+    wanted = Transfer(
+        client=client,
+        path=path,
+        requested_by=requested_by,
+        deadline=deadline,
+        duplicate=duplicate,
+    )
+    try:
+        return _answer(wanted, idempotency_key)
+    except IntegrityError:  # somebody asked for the same in this very moment, so now it is there
+        return _answer(wanted, idempotency_key)
+
+
+def _answer(wanted: Transfer, idempotency_key: str | None) -> Transfer:
+    user = wanted.requested_by
+    if idempotency_key and (known := asked_before(user, idempotency_key)):
+        return known
+    with transaction.atomic():
+        transfer = (None if wanted.duplicate else _under_way(wanted)) or wanted
+        if transfer is wanted:
+            wanted.save(force_insert=True)
+            wanted.ring()
+        if idempotency_key:
+            RequestKey.objects.create(requested_by=user, key=idempotency_key, transfer=transfer)
+    return transfer
+
+
+def _under_way(wanted: Transfer) -> Transfer | None:
+    same = Transfer.objects.live().filter(
+        client=wanted.client, path_key=path_key(wanted.path), duplicate=False
+    )
+    return same.select_related("requested_by").first()
