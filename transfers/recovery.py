@@ -103,6 +103,8 @@ def _settle(transfer: Transfer, report: Report) -> None:
             report.interrupted += 1
     except StatusConflict as conflict:
         log.info("sweep: %s", conflict)  # a connection has just taken it on
+    except storage.StorageError:
+        pass  # it has landed, but that cannot be synced: a later look or sweep tries again
 
 
 def _remove_orphans() -> int:

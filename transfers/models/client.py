@@ -1,6 +1,5 @@
 """A client: a machine that files are pulled from, its presence and its connection's epoch."""
 
-import contextlib
 import re
 from datetime import datetime, timedelta
 
@@ -11,6 +10,7 @@ from django.utils import timezone
 
 from agent.wire.display import shown
 from transfers import dispatch
+from transfers.storage import StorageError
 
 from .status import FINAL, StatusConflict
 
@@ -96,7 +96,11 @@ class Client(models.Model):
         self.refresh_from_db(fields=["revoked_at"])
         for transfer in self.transfers.exclude(status__in=FINAL):
             while not transfer.is_final:
-                with contextlib.suppress(StatusConflict):  # it just moved on: look again
+                try:
                     if not transfer.finish_landing():
                         transfer.fail(transfer.epoch, "revoked")
+                except StatusConflict:
+                    continue  # it just moved on: look again
+                except StorageError:
+                    break  # it has landed, but that cannot be synced: a sweep tries again
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))

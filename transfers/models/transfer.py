@@ -149,7 +149,13 @@ class Transfer(models.Model):
         """
         if epoch < self.epoch:
             raise self._conflict(Status.REQUESTED)
-        if self.status == Status.VERIFYING and (self.is_being_written or self.finish_landing()):
+        try:
+            landed = self.status == Status.VERIFYING and (
+                self.is_being_written or self.finish_landing()
+            )
+        except storage.StorageError as error:  # a later look tries again
+            raise self._conflict(Status.REQUESTED, str(error)) from error
+        if landed:
             raise self._conflict(Status.REQUESTED)
         if self.status in ACTIVE:
             self.link_lost(self.epoch)
@@ -247,7 +253,8 @@ class Transfer(models.Model):
         """Complete a row whose writer died between the rename and this row's last change; whether.
 
         The rename comes only after verifying and syncing, so a file under the reserved name whose
-        partial file is gone has landed.
+        partial file is gone has landed; but the writer may have died before it synced the directory.
+        Raises StorageError when that fails: the row stays as it is, to be looked at again.
         """
         path = self.landed_path
         if (
@@ -257,6 +264,11 @@ class Transfer(models.Model):
             or not path.exists()
         ):
             return False
+        try:
+            storage.sync_directory(path.parent)  # or a power loss takes the name of a completed row
+        except OSError as error:
+            log.warning("%s: %s has landed, but cannot be synced: %s", self, path, error)
+            raise storage.StorageError(error) from error
         self.landed(self.epoch)
         return True
 
