@@ -39,7 +39,7 @@ class Report:
 
 
 def at_start() -> None:
-    """Before the first connection: stop on a deploy mistake, and sweep.
+    """Before the first connection: stop on a deploy mistake, have the directories on disk, and sweep.
 
     Raises ImproperlyConfigured: the sentence says what to do.
     """
@@ -48,6 +48,7 @@ def at_start() -> None:
         raise ImproperlyConfigured(
             " ".join(f"{problem.msg} {problem.hint}" for problem in problems)
         )
+    _sync_data_directory()
     try:
         report = sweep()
     except DatabaseError as error:
@@ -68,6 +69,22 @@ def tend() -> Report:
     for transfer in left.select_related("client"):
         _settle(transfer, report)
     return report
+
+
+def _sync_data_directory() -> None:
+    """The settings make it, what is in it and what it is in: else a power loss takes all of that."""
+    for directory in (settings.DATA_DIR, *settings.DATA_DIR.parents):
+        try:
+            storage.sync_directory(directory)
+        except PermissionError:
+            return  # not ours, so nor did we make what is in it
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"The directory {directory} cannot be synced: {error.strerror}. Set SILENTMODE_DATA_DIR "
+                "to a directory on a disk."
+            ) from None
+        if directory.is_mount():
+            return  # the rest was there before us
 
 
 def sweep() -> Report:
