@@ -34,7 +34,7 @@ class Report:
     def __str__(self) -> str:
         return (
             f"{self.interrupted} interrupted, {self.completed} completed, {self.expired} expired, "
-            f"{self.removed} leftover partial files removed, {len(self.missing)} landed files missing"
+            f"{self.removed} leftover files removed, {len(self.missing)} landed files missing"
         )
 
 
@@ -104,7 +104,7 @@ def sweep() -> Report:
     )
     for name in report.missing:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
-    report.removed = _remove_orphans()
+    report.removed = _remove_orphans() + _remove_unlanded()
     return report
 
 
@@ -134,6 +134,18 @@ def _remove_orphans() -> int:
                 continue
             removed += storage.discard(path)
         except (OSError, storage.PartialBusy, storage.StorageError) as reason:
+            log.info("sweep: left %s: %r", path.name, reason)
+    return removed
+
+
+def _remove_unlanded() -> int:
+    """Remove what was renamed for a transfer that then ended otherwise: a crash may have kept it."""
+    removed = 0
+    ended = Transfer.objects.filter(status__in=FINAL - {Status.COMPLETED}).exclude(file=None)
+    for path in filter(None, (transfer.landed_path for transfer in ended)):
+        try:
+            removed += storage.discard(path)
+        except (storage.PartialBusy, storage.StorageError) as reason:
             log.info("sweep: left %s: %r", path.name, reason)
     return removed
 

@@ -178,9 +178,31 @@ def test_an_old_partial_file_is_removed_when_its_transfer_has_ended(
     make: Make, data_dir: Path, status: str, kept: bool
 ) -> None:
     (data_dir / "downloads/f").touch()
-    path = leave_partial(make(status, file="f").partial_path, age=ORPHAN_SECONDS + 60)
+    file = "f" if status == "completed" else None
+    path = leave_partial(make(status, file=file).partial_path, age=ORPHAN_SECONDS + 60)
     assert sweep().removed == (not kept)
     assert path.exists() == kept
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_file_in_the_downloads_is_removed_when_its_transfer_ended_otherwise(
+    make: Make, data_dir: Path, status: str
+) -> None:
+    """A crash, or a power loss, kept it after the rename."""
+    path = leave_partial(data_dir / "downloads/f")
+    make(status, file="f", source_sha256=SHA, size=5)
+    removed = sweep().removed
+    assert removed == (status in ("failed", "cancelled", "expired"))
+    assert path.exists() == (not removed)
+
+
+def test_a_file_in_the_downloads_that_a_live_connection_holds_is_left_to_it(
+    make: Make, hold: Callable[[Transfer], PartialFile], data_dir: Path
+) -> None:
+    transfer = make("cancelled", file="f")
+    hold(transfer).land(data_dir / "downloads/f")
+    assert sweep() == Report()
+    assert (data_dir / "downloads/f").exists()
 
 
 @pytest.mark.django_db
@@ -241,8 +263,7 @@ def test_a_link_to_itself_stops_nothing(data_dir: Path) -> None:
 
 def test_a_report_is_a_sentence() -> None:
     assert str(Report(1, 2, 3, 4, ("a", "b"))) == (
-        "1 interrupted, 2 completed, 3 expired, 4 leftover partial files removed, "
-        "2 landed files missing"
+        "1 interrupted, 2 completed, 3 expired, 4 leftover files removed, 2 landed files missing"
     )
 
 
