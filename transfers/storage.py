@@ -6,6 +6,7 @@ What makes a landed file trustworthy:
 * `checkpoint` says what is on disk for certain (fdatasync); a resume truncates to the recorded
   checkpoint and never trusts the file's size, which after a power loss can be all zeros.
 * `land` syncs the file before the rename and the directory after it.
+* Every sync has its proof in `tests/power`: a power loss that breaks a promise without it.
 * An exclusive lock on the partial file fences two writers off, across connections and processes.
 
 A failing write or sync raises `StorageError` once; a sync is never tried again on the same file,

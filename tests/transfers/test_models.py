@@ -1,5 +1,7 @@
 """Clients and transfers: which changes are allowed, and who wins when two want one."""
 
+import errno
+import logging
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +17,7 @@ from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from agent.wire.errors import ERRORS
-from transfers import dispatch
+from transfers import dispatch, storage
 from transfers.models import (
     ACTIVE,
     ALLOWED,
@@ -30,6 +32,7 @@ from transfers.models import (
     is_client_id,
     request_file,
 )
+from transfers.recovery import sweep
 from transfers.storage import PartialFile
 
 NOW = datetime(2026, 11, 23, 6, 32, tzinfo=UTC)
@@ -370,6 +373,44 @@ def test_a_landing_is_finished_only_after_the_rename(
         (data_dir / "downloads/f").touch()
     assert transfer.finish_landing() is finished
     assert transfer.status == ("completed" if finished else "verifying")
+
+
+def claim_in_vain(transfer: Transfer) -> None:
+    with pytest.raises(StatusConflict, match="EIO"):
+        transfer.claim(6)
+
+
+LOOKS: dict[str, Callable[[Transfer], object]] = {
+    "a connection's look": claim_in_vain,
+    "a revocation": lambda transfer: transfer.client.revoke(),
+    "a sweep": lambda transfer: sweep(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_landing_that_cannot_be_synced_waits_for_a_later_look(
+    make: Make,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    look: Callable[[Transfer], object],
+) -> None:
+    """Else a power loss takes the file of a completed row, or it fails with its file in place."""
+
+    def failing(directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    transfer = make("verifying", file="f", source_sha256=SHA, size=9)
+    (data_dir / "downloads/f").touch()
+    before = row(transfer)
+    monkeypatch.setattr(logging.getLogger("transfers"), "propagate", True)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "sync_directory", failing)
+        look(transfer)
+    assert row(transfer) == before
+    assert "has landed, but cannot be synced" in caplog.text
+    transfer.refresh_from_db()
+    assert transfer.finish_landing()
 
 
 # Ends, and new starts ----------------------------------------------------------------------------

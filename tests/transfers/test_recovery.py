@@ -1,5 +1,6 @@
 """Putting right what a crash left behind, beside connections that are alive."""
 
+import errno
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from transfers import recovery
+from transfers import recovery, storage
 from transfers.models import Client, Status, Transfer
 from transfers.recovery import ORPHAN_SECONDS, Report, at_start, sweep
 from transfers.storage import PartialFile
@@ -277,6 +278,43 @@ def test_a_start_sweeps_and_says_what_it_did(
         at_start()
     assert status_of(transfer) == "queued"
     assert f"Put right at start-up: {Report(interrupted=1)}" in caplog.messages
+
+
+def synced_at_start(monkeypatch: pytest.MonkeyPatch, refused: Path, number: int) -> list[Path]:
+    """The directories that a start has synced, before the one that it may not."""
+    synced = []
+
+    def refusing(directory: Path) -> None:
+        if directory == refused:
+            raise OSError(number, os.strerror(number))
+        synced.append(directory)
+
+    monkeypatch.setattr(storage, "sync_directory", refusing)
+    at_start()
+    return synced
+
+
+@pytest.mark.django_db
+def test_a_start_syncs_the_directories_up_to_one_that_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path
+) -> None:
+    """As with systemd's `DynamicUser`: the data directory's parent is closed to the server's user."""
+    assert synced_at_start(monkeypatch, tmp_path.parent, errno.EACCES) == [data_dir, tmp_path]
+
+
+@pytest.mark.django_db
+def test_a_start_syncs_the_directories_up_to_the_mount(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == data_dir)
+    assert synced_at_start(monkeypatch, data_dir.parent, errno.EIO) == [data_dir]
+
+
+def test_a_start_stops_on_a_data_directory_that_cannot_be_synced_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match="Set SILENTMODE_DATA_DIR to"):
+        synced_at_start(monkeypatch, data_dir, errno.EINVAL)
 
 
 def test_a_start_stops_on_a_deploy_mistake_with_what_to_do(settings: Settings) -> None:
