@@ -42,8 +42,8 @@ check-migrations: $(VENV)/.dev
 tests: $(VENV)/.dev  ## all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST)
 
-system-deps:  ## what some tests use and skip without: PostgreSQL and Redis, from Debian
-	apt-get install --yes --no-install-recommends postgresql redis-server util-linux
+system-deps:  ## what some tests use and skip without: PostgreSQL, Redis, strace, from Debian
+	apt-get install --yes --no-install-recommends postgresql redis-server strace util-linux
 
 requirements: $(VENV)/.dev  ## pin the newest versions that requirements*.in allow
 	for name in agent/requirements requirements requirements-dev; do \

@@ -22,7 +22,7 @@ from agent.wire.messages import Abort, Chunk, End, Offer
 from agent.wire.session import Session
 from agent.wire.state import Link
 
-from . import dispatch
+from . import dispatch, lifecycle
 from .dialogue import Pulse, Reply
 from .inbox import Broken, LinkLost, Reason, Withdrawn
 from .intake import Intake
@@ -253,10 +253,15 @@ class Attendant:
         intake = self._intakes[transfer.pk] = Intake(
             transfer, self.epoch, self._reply, self._hang_up, self._pulse, clock=self._clock
         )
-        task = asyncio.create_task(intake.run())
+        task = asyncio.create_task(self._see_through(intake))
         self._working.add(task)
         _tasks.add(task)
         task.add_done_callback(lambda done: self._ended(transfer.pk, done))
+
+    @staticmethod
+    async def _see_through(intake: Intake) -> None:
+        with lifecycle.staying(cancelled=False):
+            await intake.run()
 
     def _ended(self, pk: UUID, task: asyncio.Task[None]) -> None:
         del self._intakes[pk]

@@ -55,14 +55,16 @@ class AgentConsumer(AsyncConsumer):
         self.attendant: Attendant | None = None
         self.impatience: asyncio.Task[None] | None = None
         self.accepted = self.closing = False
-        try:
-            await super().__call__(scope, receive, send)
-        except asyncio.CancelledError:
-            # Not in `disconnect`: daphne cancels an application that it stops, and calls nothing.
-            await self._close(CloseCode.SERVICE_RESTART, Abort(None, "cancelled", lifecycle.STOPS))
-            raise
-        finally:
-            await self._leave()
+        with lifecycle.staying(cancelled=True):
+            try:
+                await super().__call__(scope, receive, send)
+            except asyncio.CancelledError:
+                # Not in `disconnect`: an application that is stopped is cancelled, and called no more.
+                farewell = Abort(None, "cancelled", lifecycle.STOPS)
+                await self._close(CloseCode.SERVICE_RESTART, farewell)
+                raise
+            finally:
+                await self._leave()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Chunks bypass Channels' housekeeping of database connections, a thread hop for each."""

@@ -1,17 +1,22 @@
 """The server's process under daphne: tending the rows while it runs, draining when it stops.
 
-Daphne 4.2.3 has no ASGI lifespan, so both hang on Twisted's reactor. On SIGTERM or Ctrl-C daphne
-cancels every application and waits until all have ended: a connection uses that to say good-bye and
-to keep what has arrived (`AgentConsumer`, `Attendant.leave`). What is here refuses new connections
-meanwhile, and ends the process should a disk or a database hang.
+Daphne 4.2.3 has no ASGI lifespan, so both hang on Twisted's reactor. Its own `kill_all_applications`
+cannot be relied on to drain: it raises KeyError, with nothing cancelled, beside an HTTP connection
+whose answer is complete, and it waits for the first application only (a gather ends with the first
+cancellation). So on SIGTERM and Ctrl-C the connections are cancelled here, which they use to say
+good-bye and to keep what has arrived (`AgentConsumer`, `Attendant.leave`), and are waited for; new ones
+are refused meanwhile, and the process ends should a disk or a database hang.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
+from collections.abc import Iterator
 
 from channels.db import database_sync_to_async
+from twisted.internet.defer import Deferred
 
 from . import recovery
 
@@ -34,6 +39,25 @@ _stopping = threading.Event()
 def is_stopping() -> bool:
     """Whether the process is about to end: no new work, then."""
     return _stopping.is_set()
+
+
+_staying: dict["asyncio.Task[object] | None", bool] = {}
+"""The tasks that the process waits for, and whether each is cancelled when it stops."""
+
+_all_left = asyncio.Event()
+
+
+@contextlib.contextmanager
+def staying(*, cancelled: bool) -> Iterator[None]:
+    """The process does not end while this task is in here, for `STOP_SECONDS` at the most."""
+    task = asyncio.current_task()
+    _staying[task] = cancelled
+    try:
+        yield
+    finally:
+        del _staying[task]
+        if not _staying:
+            _all_left.set()
 
 
 def install() -> None:
@@ -62,10 +86,17 @@ async def _tend_for_ever() -> None:
         await asyncio.sleep(TEND_SECONDS)
 
 
-def _stop() -> None:
+def _stop() -> "Deferred[bool]":
+    """Twisted waits for what comes of this before it stops the reactor."""
     _stopping.set()
     log.info("Stopping: keeping what has arrived")
     # Threads may hang in a write or a query; the interpreter would wait for them.
     last_resort = threading.Timer(STOP_SECONDS, os._exit, (1,))
     last_resort.daemon = True
     last_resort.start()
+    for task, cancelled in _staying.items():
+        if task is not None and cancelled:
+            task.cancel()
+    if not _staying:
+        _all_left.set()
+    return Deferred.fromFuture(asyncio.ensure_future(_all_left.wait()))

@@ -1,6 +1,7 @@
 """A server for the tests that need no other, and agents that are gone when a test ends."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,22 @@ def server(tmp_path: Path) -> Iterator[Server]:
     yield own
     if own.program.process.poll() is None:
         own.program.terminate()
+
+
+@pytest.fixture
+def strace() -> Callable[..., list[str]]:
+    """The command that runs a program with faults injected into its system calls, as strace takes them."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed; `make system-deps` does it")
+
+    def command(*faults: str) -> list[str]:
+        calls = ",".join(fault.partition(":")[0] for fault in faults)
+        # -D: the program stays our child, and the tracer is its own.
+        options = ["-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={calls}"]
+        injections = [word for fault in faults for word in ("-e", f"inject={fault}")]
+        return ["strace", *options, *injections]
+
+    return command
 
 
 class StartAgent(Protocol):

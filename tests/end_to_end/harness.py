@@ -188,10 +188,11 @@ class Server:
             text=True,
         ).stdout.strip()
 
-    def start(self) -> None:
+    def start(self, wrapper: Sequence[str] = ()) -> None:
+        """Start it and wait until it answers; `wrapper` is a command that runs it."""
         command = ["-m", "daphne", "--port", str(self.port), "silentmode.asgi:application"]
         self._program = Program(
-            command, self.directory / f"server-{self.port}.log", dict(self.environment)
+            command, self.directory / f"server-{self.port}.log", dict(self.environment), wrapper
         )
 
         def healthy() -> bool:

@@ -18,9 +18,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from pytest_django import Settings
 
-from agent.wire.messages import Ack, Start
+from agent.wire.messages import MAX_CHUNK, Ack, Start
 from tests.transfers.test_intake import DATA, Agent, House
 from transfers import arrival, recovery
+from transfers.inbox import BATCH_BYTES, LinkLost
 from transfers.models import Client, Status, StatusConflict, Transfer
 from transfers.models.status import PENDING
 
@@ -95,7 +96,8 @@ def server(
     settings.DOWNLOADS_DIR = server.data_dir / "downloads"
     settings.WINDOW = 2 * STEP
     monkeypatch.setenv("SILENTMODE_DATA_DIR", str(server.data_dir))
-    monkeypatch.setattr(arrival, "CHECKPOINT_BYTES", 3 * STEP)
+    batch = BATCH_BYTES + MAX_CHUNK  # is counted before it has come
+    monkeypatch.setattr(arrival, "CHECKPOINT_BYTES", 3 * STEP - 1 + batch)
     # What the disk of this machine keeps is not asked, and would take most of the time.
     monkeypatch.setattr(os, "fsync", os.fstat)
     monkeypatch.setitem(
@@ -124,7 +126,7 @@ class Leaving(Agent):
             self.send_on(ack)
         else:
             self.chunks(ack.transfer, 1)
-            self.intake.link_lost()
+            self.intake.leave(LinkLost())
 
 
 async def a_transfer(server: Server) -> None:

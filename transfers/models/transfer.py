@@ -262,6 +262,7 @@ class Transfer(models.Model):
             or path is None
             or self.partial_path.exists()
             or not path.exists()
+            or self.is_being_written  # its writer lives, and may yet fail to sync it
         ):
             return False
         try:

@@ -1,0 +1,78 @@
+"""Stopping and starting a server: nothing that arrived is lost, and its agents find it again."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.wire.messages import Abort, Chunk
+from tests.end_to_end.conftest import StartAgent
+from tests.end_to_end.harness import Server, make_file
+from tests.end_to_end.scripted import ScriptedAgent
+from tests.link import Link
+
+MIB = 1 << 20
+STOP_SECONDS = 10.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_keeps_what_arrived_and_goes_on_later(
+    server: Server, start_agent: StartAgent, tmp_path: Path, number: signal.Signals
+) -> None:
+    source = make_file(tmp_path / "data.bin", 100 * MIB)
+    token = server.manage("add_client", "client1")
+    with Link(server.port) as link:
+        link.stall_after(50 * MIB)
+        agent = start_agent("client1", token, link.port, file=source)
+        transfer = server.ask("client1")
+        link.wait_stalled()
+        server.program.process.send_signal(number)
+        assert server.program.process.wait(STOP_SECONDS) == 0
+        assert "[server] Stopping" in server.program.output
+        assert "Traceback" not in server.program.output
+        link.flow()
+        server.start()
+        server.wait_landed(transfer, source)
+        assert "[client] Resuming at byte" in agent.output
+        assert link.sent - 100 * MIB <= 9 * MIB
+    assert server.transfer(transfer)["attempts"] == 2
+
+
+def test_an_agent_of_a_server_that_is_stopped_is_told_so(
+    server: Server, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    token = server.manage("add_client", "client1")
+    with ScriptedAgent(server.port, "client1", token) as agent:
+        agent.greet()
+        asked = server.ask("client1")
+        start = agent.offer("data.bin", 10 * MIB)
+        for offset in range(0, 4 * MIB, MIB // 2):
+            agent.say(Chunk(start.transfer, offset, bytes(MIB // 2)))
+        server.program.process.terminate()
+        heard, code = agent.last_words()
+    assert code == 4012
+    assert heard[-1] == Abort(None, "cancelled", "The server is being stopped.")
+    assert server.program.process.wait(STOP_SECONDS) == 0
+    server.start()
+    kept = server.transfer(asked)
+    assert (kept["status"], kept["checkpoint"] > 0) == ("interrupted", True)
+
+
+def test_a_server_whose_disk_hangs_ends_all_the_same(
+    start_agent: StartAgent, tmp_path: Path, strace: Callable[..., list[str]]
+) -> None:
+    server = Server(tmp_path / "server")
+    server.start(strace("pwritev:delay_enter=60s:when=4+"))
+    token = server.manage("add_client", "client1")
+    source = make_file(tmp_path / "data.bin", 50 * MIB)
+    start_agent("client1", token, server.port, file=source)
+    transfer = server.ask("client1")
+    server.wait_status(transfer, "receiving")
+    began = time.monotonic()
+    server.program.terminate()
+    assert time.monotonic() - began < STOP_SECONDS + 2  # and the tracer's
+    server.start()
+    server.wait_landed(transfer, source)
+    server.program.terminate()
