@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from django.contrib.auth.models import User
 from pytest_django import Settings
 
 from transfers.auth import digest, make_operator, new_token
 from transfers.models import Client
+
+hypothesis.settings.register_profile("silentmode", deadline=None)  # no test judges speed
+hypothesis.settings.load_profile("silentmode")
 
 
 @pytest.fixture(autouse=True)

@@ -131,8 +131,11 @@ class Arrival:
         await in_thread(self._partial.land, final)
 
     async def give_back(self, *, keep: bool) -> None:
-        """Make room after a failure: remove the file, or keep it up to its checkpoint."""
+        """Make room after a failure: remove the file, or keep of it what is on disk for certain."""
+        before = self.checkpointed
         await in_thread(self._partial.rewind if keep else self._partial.discard)
+        if self.checkpointed > before:
+            await self._tell()
 
     def close(self) -> None:
         self._partial.close()

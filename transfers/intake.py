@@ -118,10 +118,13 @@ class Intake:
         """The transfer; when it is cut short, what has arrived is on disk for certain."""
         try:
             await self._transfer()
-        except (LinkLost, Broken, Silence, AgentAborted):
-            if self._arrival is not None:
-                await self._arrival.checkpoint()
+        except (LinkLost, Broken, Silence):
+            await self._keep()
             raise
+
+    async def _keep(self) -> None:
+        if self._arrival is not None:
+            await self._arrival.checkpoint()
 
     async def _transfer(self) -> None:
         offer = await self._ask()
@@ -173,7 +176,8 @@ class Intake:
         transfer = self.transfer
         same = (transfer.fingerprint, transfer.size) == (offer.fingerprint, offer.size)
         if transfer.checkpoint and not same and transfer.source_changes >= MAX_SOURCE_CHANGES:
-            raise Refused("source_changed", "The file changed between attempts, again and again.")
+            detail = "The file changed between attempts, again and again."
+            raise Refused("source_changed", detail, keep=False)
         try:
             return await Arrival.open(
                 transfer.partial_path,
@@ -232,7 +236,7 @@ class Intake:
     async def _land(self, arrival: Arrival, offer: Offer, end: End) -> None:
         """Verify, sync, rename, and only then say so."""
         if end.fingerprint != offer.fingerprint:
-            raise Refused("source_changed", "The file changed while it was read.")
+            raise Refused("source_changed", "The file changed while it was read.", keep=False)
         if arrival.hexdigest() != end.sha256:
             raise Refused(
                 "checksum_mismatch",
@@ -287,10 +291,16 @@ class Intake:
         """The agent gave up; it sends nothing more, and waits for nothing."""
         log.info("%s: the agent says %s: %s", self.transfer, abort.code, shown(abort.detail))
         try:
+            if abort.code != "source_changed":
+                await self._keep()
+            elif self._arrival is not None:  # what came is of a version that is no more
+                await self._arrival.give_back(keep=False)
             await self._fail(abort.code, abort.detail)
         except StatusConflict:
             await database_sync_to_async(self.transfer.refresh_from_db)()
             await self._discard_unwanted()
+        except StorageError as error:
+            await self._refuse(error.code, str(error), keep=error.code == "storage_full")
 
     async def _refuse(self, code: str, detail: str, *, keep: bool) -> None:
         """We give this attempt up: the row first, then the agent."""

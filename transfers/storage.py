@@ -33,6 +33,9 @@ MAX_LABEL = 100
 MAX_SUFFIX = 15
 """Longest `.suffix` that is told from the rest of a name, and kept when the name is cut."""
 
+ROOM = 1024 * 1024
+"""Bytes that are given back on a full disk: the database beside may need some to say what happened."""
+
 IOV_MAX = 1024
 """Buffers in one writev at most (POSIX IOV_MAX on Linux and macOS)."""
 
@@ -87,6 +90,7 @@ class PartialFile:
         self._descriptor = descriptor
         self._digest = SourceDigest()
         self._renamed = False
+        self._sync_failed = False
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -103,7 +107,11 @@ class PartialFile:
                 raise PartialBusy(path) from None
             partial = cls(path, descriptor, 0)
             partial._prepare()
-            sync_directory(path.parent)  # or a power loss takes the name, checkpoints and all
+            try:
+                sync_directory(path.parent)  # or a power loss takes the name, checkpoints and all
+            except OSError:
+                partial.close()  # and its lock with it: the next attempt needs it
+                raise
         return partial
 
     @classmethod
@@ -167,22 +175,35 @@ class PartialFile:
 
     def checkpoint(self) -> int:
         """Sync what is written; the offset up to which bytes are on disk. Raises StorageError."""
-        with _disk_errors():
+        with _disk_errors(), self._for_the_last_time_if_it_fails():
             _fdatasync(self._descriptor)
         self.checkpointed = self.offset
         return self.offset
 
-    def rewind(self) -> None:
-        """Give up what is not on disk for certain: on a full disk that makes room. Raises StorageError.
+    @contextlib.contextmanager
+    def _for_the_last_time_if_it_fails(self) -> Iterator[None]:
+        self._sync_failed = True
+        yield
+        self._sync_failed = False
 
-        The digest does not follow: only `close` or `discard` may come after it. A file whose landing
-        failed after the rename is given up whole: it must not stay in the downloads.
+    def rewind(self) -> None:
+        """Make some room on a full disk, and have the rest on disk for certain. Raises StorageError.
+
+        After a sync that failed, that is no more than what the one before it covered. The digest does
+        not follow: only `close` or `discard` may come after it. A file whose landing failed after the
+        rename is given up whole: it must not stay in the downloads.
         """
         if self._renamed:
             self.discard()
             return
+        if not self._sync_failed:
+            self.offset = max(self.checkpointed, self._digest.position - ROOM)
+        else:
+            self.offset = self.checkpointed
         with _disk_errors():
-            os.ftruncate(self._descriptor, self.checkpointed)
+            os.ftruncate(self._descriptor, self.offset)
+        if self.offset > self.checkpointed:
+            self.checkpoint()
 
     def hexdigest(self) -> str:
         """SHA-256 of all bytes in the file."""
@@ -194,7 +215,8 @@ class PartialFile:
         The caller has reserved the name: nobody else lands under it.
         """
         with _disk_errors():
-            os.fsync(self._descriptor)
+            with self._for_the_last_time_if_it_fails():
+                os.fsync(self._descriptor)
             os.rename(self.path, final)
             self.path, self._renamed = final, True
             sync_directory(final.parent)

@@ -46,12 +46,13 @@ def strace() -> Callable[..., list[str]]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed; `make system-deps` does it")
 
-    def command(*faults: str) -> list[str]:
+    def command(*faults: str, path: Path | None = None) -> list[str]:
+        """Faults like `fsync:error=EIO:when=1`, counted in each thread; `path`: only of this file."""
         calls = ",".join(fault.partition(":")[0] for fault in faults)
         # -D: the program stays our child, and the tracer is its own.
         options = ["-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={calls}"]
-        injections = [word for fault in faults for word in ("-e", f"inject={fault}")]
-        return ["strace", *options, *injections]
+        options += [word for fault in faults for word in ("-e", f"inject={fault}")]
+        return ["strace", *options, *(["-P", str(path)] if path else [])]
 
     return command
 

@@ -8,6 +8,7 @@ import pytest
 
 from agent.wire.messages import MAX_CHUNK
 from transfers import arrival as arrival_module
+from transfers import storage
 from transfers.arrival import (
     BUSY_SECONDS,
     CHECKPOINT_SECONDS,
@@ -290,14 +291,16 @@ async def test_it_lands_whole_and_leaves_no_partial_file(
     assert not path.exists()
 
 
-async def test_given_back_to_be_kept_it_makes_room_down_to_its_checkpoint(
-    arrival: Arrival, path: Path
+async def test_given_back_to_be_kept_it_makes_room_and_says_what_is_left(
+    arrival: Arrival, path: Path, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage, "ROOM", 6)
     await arrival.write([b"on disk"])
     await arrival.checkpoint()
     await arrival.write([b", and lost"])
     await arrival.give_back(keep=True)
-    assert path.read_bytes() == b"on disk"
+    assert path.read_bytes() == b"on disk, and"[:11]
+    assert books.entries[-1] == (11, 11)
 
 
 async def test_given_back_for_good_it_is_removed(arrival: Arrival, path: Path) -> None:

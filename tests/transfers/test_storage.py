@@ -113,18 +113,44 @@ def test_a_checkpoint_is_what_was_written_before_it(partial: PartialFile) -> Non
     assert (partial.checkpointed, partial.offset) == (3, 5)
 
 
-def test_a_rewound_file_keeps_what_is_on_disk_and_makes_room(
-    partial: PartialFile, path: Path
+def test_a_rewound_file_keeps_what_it_can_and_makes_room(
+    partial: PartialFile, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage, "ROOM", 4)
     partial.write([b"abc"])
     partial.checkpoint()
-    partial.write([b"more than fits"])
+    partial.write([b"defghij"])
+    partial.rewind()
+    assert (partial.checkpointed, partial.offset) == (6, 6)
+    partial.rewind()
+    partial.close()
+    assert path.read_bytes() == b"abcdef"
+    again = resumed(path, 6)
+    assert again.hexdigest() == sha256(b"abcdef")
+    again.close()
+
+
+@pytest.mark.parametrize("sync", ["checkpoint", "land"])
+def test_after_a_failed_sync_only_the_checkpoint_before_it_is_kept(
+    partial: PartialFile, path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, sync: str
+) -> None:
+    """The kernel may have dropped the pages together with the failure, and says it only once."""
+    monkeypatch.setattr(storage, "ROOM", 0)
+    partial.write([b"abc"])
+    partial.checkpoint()
+    partial.write([b"def"])
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_fdatasync", fails)
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(StorageError):
+            partial.checkpoint() if sync == "checkpoint" else partial.land(data_dir / "final")
     partial.rewind()
     partial.close()
     assert path.read_bytes() == b"abc"
-    again = resumed(path, 3)
-    assert again.hexdigest() == sha256(b"abc")
-    again.close()
 
 
 def test_a_discarded_file_is_gone_and_free(partial: PartialFile, path: Path) -> None:
@@ -609,3 +635,20 @@ def test_different_numbers_are_different_names(name: str, first: int, second: in
 
 def test_no_two_dots_are_left_in_a_label() -> None:
     assert ".." not in landed_name("c", STAMP, "a..b")
+
+
+def test_a_partial_file_whose_directory_cannot_be_synced_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock would keep every further attempt away (found with strace)."""
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    path = tmp_path / "a.part"
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "sync_directory", fails)
+        with pytest.raises(StorageError):
+            PartialFile.create(path)
+    assert not storage.is_busy(path)
+    PartialFile.create(path).close()

@@ -48,7 +48,7 @@ def as_json(cls: type[Message]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("cls", messages, ids=lambda cls: cls.kind)
 def test_every_message_survives_the_wire(cls: type[Message]) -> None:
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(messages[cls])
     def survives(message: Message) -> None:
         data = encode(message)
@@ -254,19 +254,18 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(st.characters()) | st.binary(max_size=100))
 def test_no_data_at_all_raises_anything_else(data: str | bytes) -> None:
     decodes_or_is_refused(data)
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_no_json_raises_anything_else(value: object) -> None:
     decodes_or_is_refused(json.dumps(value))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_message_with_any_values_exchanged_raises_anything_else(data: st.DataObject) -> None:
     values = as_json(data.draw(st.sampled_from(list(TEXT_MESSAGES.values()))))
@@ -275,7 +274,6 @@ def test_no_message_with_any_values_exchanged_raises_anything_else(data: st.Data
     decodes_or_is_refused(json.dumps(values))
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=20))
 def test_no_chunk_raises_anything_else(header: bytes, payload: bytes) -> None:
     length = len(payload).to_bytes(4, "big")

@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire.errors import CloseCode, LocalProtocolError, RemoteProtocolError
@@ -182,7 +182,6 @@ def test_the_size_at_the_end_is_the_size_offered(size: int) -> None:
     refused(flow, end(size))
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), min_size=1, max_size=8),
     steps=st.lists(st.tuples(st.integers(1, 10), st.integers(0, 10)), max_size=60),

@@ -210,7 +210,7 @@ class Pair:
 sources = st.binary(max_size=400)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(sources, min_size=1, max_size=3), st.binary(min_size=300, max_size=1500))
 @example([b"", b"x"], b"\xff" * 300)
 def test_whatever_the_timing_every_source_lands_whole(contents: list[bytes], script: bytes) -> None:
@@ -298,7 +298,6 @@ def tampered(said: list[bytes], how: str, where: int) -> list[bytes]:
 def test_a_stream_with_a_fault_is_noticed_and_never_taken(how: str) -> None:
     """TCP does none of this; a broken proxy or agent may."""
 
-    @settings(deadline=None)
     @given(*CHUNKED, st.integers(0, 99))
     def noticed(source: bytes, cuts: list[int], where: int) -> None:
         said = tampered(chunks_of(source, cuts), how, where)
