@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.end_to_end import faults
 from tests.end_to_end.harness import AgentProgram, Program, Server
 
 
@@ -42,19 +43,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def strace() -> Callable[..., list[str]]:
-    """The command that runs a program with faults injected into its system calls, as strace takes them."""
+    """`faults.strace`, where it is installed."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed; `make system-deps` does it")
-
-    def command(*faults: str, path: Path | None = None) -> list[str]:
-        """Faults like `fsync:error=EIO:when=1`, counted in each thread; `path`: only of this file."""
-        calls = ",".join(fault.partition(":")[0] for fault in faults)
-        # -D: the program stays our child, and the tracer is its own.
-        options = ["-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={calls}"]
-        options += [word for fault in faults for word in ("-e", f"inject={fault}")]
-        return ["strace", *options, *(["-P", str(path)] if path else [])]
-
-    return command
+    return faults.strace
 
 
 class StartAgent(Protocol):

@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -69,6 +69,7 @@ class Program:
         log: Path,
         environment: dict[str, str],
         wrapper: Sequence[str] = (),
+        stdin: IO[str] | int = subprocess.DEVNULL,
     ) -> None:
         self.log = log
         with log.open("ab") as output:
@@ -76,7 +77,7 @@ class Program:
                 [*wrapper, sys.executable, *command],
                 cwd=PROJECT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=output,
             )
