@@ -1,13 +1,14 @@
 """Stopping and starting a server: nothing that arrived is lost, and its agents find it again."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.wire.messages import Abort, Ack, Chunk
 from tests.end_to_end.conftest import StartAgent
-from tests.end_to_end.harness import Server, make_file
+from tests.end_to_end.harness import Server, eventually, make_file
 from tests.end_to_end.scripted import ScriptedAgent
 from tests.link import Link
 
@@ -57,3 +58,23 @@ def test_an_agent_of_a_server_that_is_stopped_is_told_so(
     server.start()
     kept = server.transfer(asked)
     assert (kept["status"], kept["checkpoint"] > 0) == ("interrupted", True)
+
+
+def test_a_cancel_reaches_the_agent_while_the_servers_disk_hangs(
+    start_agent: StartAgent, tmp_path: Path, strace: Callable[..., list[str]]
+) -> None:
+    """The agent stops at once; what has arrived goes when the disk lets it."""
+    server = Server(tmp_path / "server")
+    server.start(strace("pwritev,pwritev2:delay_enter=20s:when=2"))
+    token = server.manage("add_client", "client1")
+    source = make_file(tmp_path / "data.bin", 100 * MIB)
+    agent = start_agent("client1", token, server.port, file=source)
+    agent.wait_for("registered")
+    transfer = server.ask("client1")
+    agent.wait_for("Sending file")
+    assert server.call("POST", f"/api/v1/transfers/{transfer}/cancel/")[0] == 200
+    agent.wait_for("[client] Stopped by the server")
+    assert len(server.partials) == 1, "the disk still hangs, and nobody has waited for it"
+    eventually("no partial file", lambda: server.partials == [])
+    server.wait_status(transfer, "cancelled")
+    server.program.terminate()

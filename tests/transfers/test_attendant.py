@@ -261,6 +261,36 @@ async def test_a_deadline_that_passes_ends_what_is_under_way(connection: Connect
     connection.say(Abort(transfer.pk, "cancelled"))
 
 
+async def test_a_connection_that_is_not_heard_any_more_is_closed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A black hole tells nobody of its end; what was under way waits for the next connection."""
+    monkeypatch.setattr(attendant_module, "LEASE", timedelta(seconds=0.3))
+    transfer = await wanted(connection.client)
+    await connection.open()
+    await connection.hear()
+    code, farewell = await connection.end()
+    assert (code, farewell.code) == (CloseCode.POLICY_VIOLATION, "timed_out")
+    async with asyncio.timeout(PATIENCE):
+        while (await fresh(transfer)).status != "queued":
+            await asyncio.sleep(0.01)
+    assert (await fresh(transfer)).setbacks == 0, "no fault of the transfer"
+
+
+async def test_what_the_agent_broke_is_an_error_of_what_was_under_way(
+    connection: Connection,
+) -> None:
+    transfer = await wanted(connection.client)
+    await connection.open()
+    await connection.hear()
+    connection.attendant.broken("a message of an unknown type")
+    async with asyncio.timeout(PATIENCE):
+        while not (failed := await fresh(transfer)).error_code:
+            await asyncio.sleep(0.01)
+    assert (failed.status, failed.error_code) == ("queued", "protocol_error")
+    assert failed.error_detail == "a message of an unknown type"
+
+
 async def test_a_newer_connection_ends_the_older(connection: Connection) -> None:
     await connection.open()
     await connection.look()

@@ -523,6 +523,7 @@ async def test_a_transfer_of_who_broke_the_rules_waits_with_what_arrived(
         await line.last_words()
     kept = await fresh(transfer)
     assert (kept.status, kept.checkpoint) == ("interrupted", 4096)
+    assert (kept.error_code, kept.setbacks) == ("protocol_error", 1)
 
 
 async def test_who_broke_the_rules_is_given_no_more_work(
