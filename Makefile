@@ -43,6 +43,7 @@ tests: $(VENV)/.dev  ## all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST)
 
 system-deps:  ## what some tests use and skip without: PostgreSQL, Redis, strace, from Debian
+	apt-get update --quiet
 	apt-get install --yes --no-install-recommends postgresql redis-server strace util-linux
 
 requirements: $(VENV)/.dev  ## pin the newest versions that requirements*.in allow
