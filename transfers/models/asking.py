@@ -12,7 +12,8 @@ from django.conf import settings
 from django.db import IntegrityError, models, transaction
 
 from .client import Client
-from .transfer import Transfer, path_key
+from .row import path_key
+from .transfer import Transfer
 
 
 class RequestKey(models.Model):
