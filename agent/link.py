@@ -202,6 +202,10 @@ class Link:
                 await self._socket.close()
         except TimeoutError:
             self._socket.transport.abort()
+        except Exception as error:
+            # websockets 17 aborts the transport, and asyncio's may have forgotten its loop by then
+            # (CPython 3.11, `_force_close` after a close with data left): AttributeError.
+            say(f"[client] the socket did not close cleanly: {error!r}")
 
 
 def _down(closed: ConnectionClosed) -> LinkDown:

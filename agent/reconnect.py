@@ -9,6 +9,7 @@ import email.utils
 import json
 import random
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -70,8 +71,14 @@ async def stay_online(
             answer = await _why(identity, refusal)
             answer.raise_if_final(known=registered)
             reason, at_least = answer.detail, answer.retry_after
+        except Refused:
+            raise
         except (OSError, ValueError, WebSocketException) as error:
             reason = f"{identity.server} cannot be reached ({type(error).__name__}: {error})"
+        except Exception as error:
+            # A bug, here or in a library: nobody is near the machine, so it must not be the agent's end.
+            say("".join(traceback.format_exception(error)))
+            reason = f"failed inside: {error!r}"
         registered = registered or link.registered
         if link.progressed or clock() - began >= STABLE_SECONDS:
             pause = pauses()

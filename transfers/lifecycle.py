@@ -45,6 +45,7 @@ _staying: dict["asyncio.Task[object] | None", bool] = {}
 """The tasks that the process waits for, and whether each is cancelled when it stops."""
 
 _all_left = asyncio.Event()
+"""Set once, while stopping: those who leave before leave others behind."""
 
 
 @contextlib.contextmanager
@@ -56,8 +57,12 @@ def staying(*, cancelled: bool) -> Iterator[None]:
         yield
     finally:
         del _staying[task]
-        if not _staying:
-            _all_left.set()
+        _look_around()
+
+
+def _look_around() -> None:
+    if is_stopping() and not _staying:
+        _all_left.set()
 
 
 def install() -> None:
@@ -97,6 +102,5 @@ def _stop() -> "Deferred[bool]":
     for task, cancelled in _staying.items():
         if task is not None and cancelled:
             task.cancel()
-    if not _staying:
-        _all_left.set()
+    _look_around()
     return Deferred.fromFuture(asyncio.ensure_future(_all_left.wait()))

@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 
 from agent.link import Identity, Link, LinkDown, Refused
 from agent.source import Policy
@@ -274,3 +275,23 @@ async def test_a_link_lost_in_the_middle_of_a_transfer_leaves_no_task_behind(fil
         running = [task.get_coro() for task in asyncio.all_tasks()]
         names = {getattr(coroutine, "__qualname__", "") for coroutine in running}
         assert not {name for name in names if name.startswith(("Sending.", "Link."))}
+
+
+async def test_a_socket_that_does_not_close_cleanly_is_a_lost_link_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """websockets may abort a transport that asyncio has taken apart (found by `make chaos`)."""
+
+    async def close(self: ClientConnection, code: int = 1000, reason: str = "") -> None:
+        raise AttributeError("'NoneType' object has no attribute 'call_soon'")
+
+    async def script(server: Server) -> None:
+        await server.welcome()
+        await server.say(Abort(None, "cancelled", "Bye."))
+        server.socket.transport.abort()
+
+    async with serving(script) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(ClientConnection, "close", close)
+            assert "Bye." in await link_ends(url)
+    assert "did not close cleanly" in capsys.readouterr().err

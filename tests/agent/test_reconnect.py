@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.http11 import Request as HttpRequest
 
-from agent.link import Refused
+from agent.link import Link, Refused
 from agent.reconnect import (
     MAX_DELAY,
     MIN_DELAY,
@@ -223,6 +223,21 @@ async def test_the_token_does_not_travel_to_where_a_redirect_leads(ask: str) -> 
     assert f"Bearer {TOKEN}" not in tokens
     if ask == "reason":
         assert tokens == []
+
+
+async def test_a_bug_is_no_reason_to_go_dark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is near the machine to start the agent again."""
+
+    async def serve(self: Link) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'call_soon'")
+
+    monkeypatch.setattr(Link, "serve", serve)
+    await tries_again("ws://127.0.0.1:9", Pauses(3))
+    said = capsys.readouterr().err
+    assert "offline: failed inside: AttributeError" in said
+    assert "Traceback" in said
 
 
 # Asking why

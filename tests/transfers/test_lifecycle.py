@@ -36,8 +36,15 @@ async def stay(cancelled, hangs):
             await asyncio.sleep(1)
         os.write(1, b"out\n")
 
+async def come_and_go():
+    with lifecycle.staying(cancelled=True):
+        pass
+    os.write(1, b"out\n")
+
 def begin():
     loop = asyncio.get_event_loop()
+    if "one has left" in sys.argv:
+        tasks.append(loop.create_task(come_and_go()))
     tasks.append(loop.create_task(stay(cancelled="cancelled" in sys.argv, hangs="hangs" in sys.argv)))
     loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
 
@@ -74,6 +81,11 @@ def django_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_stays_is_waited_for() -> None:
     status, said = run("waits")
     assert (status, sorted(said), said[-1]) == (0, ["in", "out", "tended"], "out")
+
+
+def test_who_left_before_leaves_the_others_to_be_waited_for() -> None:
+    status, said = run("waits", "one has left")
+    assert (status, said[-1], said.count("out")) == (0, "out", 2)
 
 
 def test_a_connection_is_cancelled_and_has_time_to_keep_what_arrived() -> None:
