@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 DEMO_SIZE_MB ?= 100
+RUNS ?= 100
+LANES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test system-deps format lint types check-migrations tests requirements clean
+.PHONY: help demo run test chaos system-deps format lint types check-migrations tests requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +43,10 @@ check-migrations: $(VENV)/.dev
 
 tests: $(VENV)/.dev  ## all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST)
+
+chaos: $(VENV)/.dev  ## faults at random moments of real transfers (RUNS=… SEED=… FAULTS=a,b LANES=… ONLY=…)
+	@$(BIN)/python -m tests.chaos --runs $(RUNS) --lanes $(LANES) $(if $(SEED),--seed $(SEED)) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep) $(if $(GO_ON),--go-on)
 
 system-deps:  ## what some tests use and skip without: PostgreSQL, Redis, strace, from Debian
 	apt-get update --quiet

@@ -119,7 +119,7 @@ class Link:
                 async with asyncio.timeout(self._silence):
                     data = await self._socket.recv()
             except TimeoutError:
-                self._socket.transport.abort()
+                self._drop()
                 raise LinkDown(f"nothing heard for {self._silence:.0f} s") from None
             await self._take(self._session.receive(data))
 
@@ -180,7 +180,7 @@ class Link:
         if not isinstance(task.exception(), ConnectionClosed | LinkDown):
             # A bug of ours: end the conversation, so that the server asks anew.
             say(f"[client] failed inside: {task.exception()!r}")
-            self._socket.transport.abort()
+            self._drop()
 
     def _pass_on(self, message: Start | Ack | Landed | Abort | Cancel) -> None:
         sending = self._sendings.get(message.transfer) if message.transfer else None
@@ -193,6 +193,11 @@ class Link:
             task.cancel()
         return tasks
 
+    def _drop(self) -> None:
+        """Cut the connection, without a good-bye."""
+        with contextlib.suppress(AttributeError):  # as in `_leave`
+            self._socket.transport.abort()
+
     async def _leave(self) -> None:
         """Stop what is under way, and close the socket; on a dead link, without the good-bye."""
         if tasks := self._stop_tasks():
@@ -201,7 +206,7 @@ class Link:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._socket.close()
         except TimeoutError:
-            self._socket.transport.abort()
+            self._drop()
         except Exception as error:
             # websockets 17 aborts the transport, and asyncio's may have forgotten its loop by then
             # (CPython 3.11, `_force_close` after a close with data left): AttributeError.
