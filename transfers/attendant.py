@@ -121,8 +121,11 @@ class Attendant:
         """The connection is gone: give up the lease, and keep what has arrived."""
         self._looking.cancel()
         self._leave_intakes(LinkLost())
-        await self._let_go()
-        await dispatch.leave(self.client.pk, self._channel_name)
+        if self._working or not lifecycle.is_stopping():
+            # A stopping server leaves idle leases to end by themselves: thousands of them would hold up
+            # those who have bytes to keep, in the one thread of the database.
+            await self._let_go()
+            await dispatch.leave(self.client.pk, self._channel_name)
         if self._working:
             # Those that take longer, or a cancellation of this wait, stay at work.
             await asyncio.wait(self._working, timeout=LEAVE_SECONDS)

@@ -291,6 +291,20 @@ async def test_what_the_agent_broke_is_an_error_of_what_was_under_way(
     assert failed.error_detail == "a message of an unknown type"
 
 
+@pytest.mark.parametrize("working", [False, True])
+async def test_a_server_that_stops_leaves_idle_leases_to_end_by_themselves(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, working: bool
+) -> None:
+    """Thousands of idle clients must not hold up those who have bytes to keep."""
+    if working:
+        await wanted(connection.client)
+    await connection.open()
+    await connection.look()
+    monkeypatch.setattr("transfers.lifecycle.is_stopping", lambda: True)
+    await connection.attendant.leave()
+    assert (await Client.objects.aget()).online is not working
+
+
 async def test_a_newer_connection_ends_the_older(connection: Connection) -> None:
     await connection.open()
     await connection.look()
