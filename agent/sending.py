@@ -149,7 +149,7 @@ class Sending:
         except SourceError as error:
             detail = shown(error.detail)[:MAX_DETAIL]
             say(f"[client] Not sent: {detail} ({error.code})")
-            await self._send(Abort(self.request.transfer, error.code, detail))
+            await self._send(Abort(self.request.transfer, error.code, detail, self.request.path))
 
     def _read(
         self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs

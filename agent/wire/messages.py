@@ -277,10 +277,13 @@ class Abort:
     transfer: UUID | None
     code: str
     detail: str = ""
+    path: str | None = None
+    """The request's, again, where an agent refuses it: a garbled one may have been refused."""
 
     def __post_init__(self) -> None:
         if self.transfer is not None:
             _uuid("transfer", self.transfer)
+        _path(self.path)
         if str(self.code) not in ERRORS:
             raise BadMessage("code is not in the table of error codes")
         _text("detail", self.detail, most=MAX_DETAIL)

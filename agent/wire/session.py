@@ -248,12 +248,12 @@ class Session:
             raise RemoteProtocolError(
                 f"{message.kind} from the {speaker.value} for a transfer that is {known.stage.value}"
             )
-        self._book(known, message)
+        self._book(known, speaker, message)
         known.stage = stage
         self._remember(transfer, known)
         return True
 
-    def _book(self, known: Conversation, message: Message) -> None:
+    def _book(self, known: Conversation, speaker: Side, message: Message) -> None:
         """Keep the accounts; raises RemoteProtocolError, with nothing changed, where they disagree."""
         if isinstance(message, Chunk):
             self._flow(known).take_chunk(message)
@@ -263,6 +263,10 @@ class Session:
             if message.name != known.name:
                 raise RemoteProtocolError("end gives another name than the offer")
             self._flow(known).take_end(message)
+        elif isinstance(message, Abort):
+            refuses = speaker is Side.AGENT and known.stage is Stage.REQUESTED
+            if refuses and message.path != known.path:
+                raise RemoteProtocolError("a refusal of another path than was asked for")
         elif isinstance(message, Request):
             known.path = message.path
         elif isinstance(message, Offer):

@@ -201,7 +201,7 @@ async def test_so_many_at_once_and_the_oldest_first(connection: Connection) -> N
     await connection.look()
     assert {request.transfer for request in asked} == {row.pk for row in rows[:AT_ONCE]}
     assert connection.said.empty(), "the others wait their turn"
-    connection.say(Abort(rows[3].pk, "not_found"))
+    connection.say(Abort(rows[3].pk, "not_found", path=rows[3].path))
     assert await connection.hear() == Request(rows[AT_ONCE].pk, paths[AT_ONCE], None)
     assert (await fresh(rows[-1])).status == "queued"
 
@@ -210,7 +210,7 @@ async def test_a_source_that_changed_is_asked_for_again_at_once(connection: Conn
     transfer = await wanted(connection.client)
     await connection.open()
     assert isinstance(await connection.hear(), Request)
-    connection.say(Abort(transfer.pk, "source_changed"))
+    connection.say(Abort(transfer.pk, "source_changed", path="/a"))
     assert await connection.hear() == Request(transfer.pk, "/a", None)
     assert (await fresh(transfer)).attempts == 2
 

@@ -362,7 +362,7 @@ async def test_so_many_transfers_at_once_and_no_more(line: Line, client1: Client
     for _ in range(AT_ONCE):
         await line.hear(Request)
     await line.silent()
-    await line.say(Abort(rows[0].pk, "not_found"))
+    await line.say(Abort(rows[0].pk, "not_found", path=rows[0].path))
     assert (await line.hear(Request)).transfer == rows[AT_ONCE].pk
 
 

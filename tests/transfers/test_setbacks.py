@@ -113,7 +113,7 @@ async def test_a_connection_asks_again_once_the_pause_is_over(
     asked = await wanted(connection.client)
     await connection.open()
     await connection.hear()
-    connection.say(Abort(asked.pk, "unreadable", "busy"))
+    connection.say(Abort(asked.pk, "unreadable", "busy", "/a"))
     assert await connection.hear() == Request(asked.pk, "/a", None)
     assert (await fresh(asked)).attempts == 2
 

@@ -175,6 +175,7 @@ BAD_VALUES: dict[tuple[type[Message], str], list[object]] = {
     (Abort, "transfer"): BAD_UUID,
     (Abort, "code"): [None, *BAD_CODE],
     (Abort, "detail"): [None, *bad_text(MAX_DETAIL)],
+    (Abort, "path"): bad_text(MAX_PATH, least=1),
     (Cancel, "transfer"): [None, *BAD_UUID],
 }
 """For each field of each text message what is refused in it, as JSON has it."""

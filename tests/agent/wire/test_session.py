@@ -208,6 +208,13 @@ def test_an_offer_for_another_path_than_was_asked_for_is_refused(understood: str
     violation(session, Offer(TRANSFER, "pos.log", 10, 0, "1", understood))
 
 
+@pytest.mark.parametrize("understood", [None, "/var/log/pot.log"])
+def test_a_refusal_of_another_path_than_was_asked_for_is_refused(understood: str | None) -> None:
+    session = Session(Side.SERVER)
+    say(session, HELLO, WELCOME, Request(TRANSFER, "/var/log/pos.log"))
+    violation(session, Abort(TRANSFER, "not_found", path=understood))
+
+
 def test_an_end_that_gives_another_name_than_the_offer_is_refused() -> None:
     session = Session(Side.SERVER)
     say(session, HELLO, WELCOME, REQUEST, OFFER, START, CHUNK)
