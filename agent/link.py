@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import platform
 from dataclasses import dataclass
+from typing import NoReturn
 from urllib.parse import quote
 from uuid import UUID
 
@@ -88,7 +89,7 @@ class Link:
         self._sendings: dict[UUID, Sending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(self) -> None:
+    async def serve(self) -> NoReturn:
         """Connect and do what the server asks, until the connection is gone.
 
         Always raises: LinkDown, Refused, OSError or WebSocketException.
@@ -109,7 +110,7 @@ class Link:
         finally:
             await self._leave()
 
-    async def _converse(self) -> None:
+    async def _converse(self) -> NoReturn:
         say(f"connected to {self.identity.server}")
         await self._send(
             Hello(PROTOCOL, __version__, platform.platform()[:255], platform.node()[:255])

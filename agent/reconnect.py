@@ -62,34 +62,40 @@ async def stay_online(
     while True:
         link = Link(identity, policy)
         began = clock()
-        at_least = 0.0
         try:
-            await link.serve()
-        except LinkDown as down:
-            reason = str(down)
-        except InvalidStatus as refusal:
-            answer = await _why(identity, refusal)
-            answer.raise_if_final(known=registered)
-            reason, at_least = answer.detail, answer.retry_after
+            ended = await _serve(link, known=registered)
         except Refused:
             raise
-        except (OSError, ValueError, WebSocketException) as error:
-            reason = f"{identity.server} cannot be reached ({type(error).__name__}: {error})"
         except Exception as error:
             # A bug, here or in a library: nobody is near the machine, so it must not be the agent's end.
             say("".join(traceback.format_exception(error)))
-            reason = f"failed inside: {error!r}"
+            ended = Answer(f"failed inside: {error!r}")
         registered = registered or link.registered
         if link.progressed or clock() - began >= STABLE_SECONDS:
             pause = pauses()
-        seconds = at_least + next(pause)  # jitter on top: not all at once after the same wait
-        say(f"offline: {shown(reason)}; trying again in {seconds:.1f} s")
+        seconds = ended.retry_after + next(pause)  # on top: not all at once after the same wait
+        say(f"offline: {shown(ended.detail)}; trying again in {seconds:.1f} s")
         await asyncio.sleep(seconds)
+
+
+async def _serve(link: Link, *, known: bool) -> "Answer":
+    """One connection, from its beginning to its end; why it ended. Raises Refused."""
+    server = link.identity.server
+    try:
+        await link.serve()
+    except LinkDown as down:
+        return Answer(str(down))
+    except InvalidStatus as refusal:
+        answer = await _why(link.identity, refusal)
+        answer.raise_if_final(known=known)
+        return answer
+    except (OSError, ValueError, WebSocketException) as error:
+        return Answer(f"{server} cannot be reached ({type(error).__name__}: {error})")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says about a handshake that it refused."""
+    """Why there is no connection: what the server says about it, or what was seen of it."""
 
     detail: str
     code: str = ""
@@ -124,7 +130,7 @@ def retry_after(value: str | None, now: Callable[[], float] = time.time) -> floa
     if value.isascii() and value.isdigit():
         seconds = float(value)
     else:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
     return min(max(seconds, 0.0), RETRY_AFTER_MOST)
 

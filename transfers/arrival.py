@@ -62,16 +62,18 @@ class Arrival:
         checkpoint: int,
         record: Record,
         *,
+        check: Callable[[], Awaitable[None]],
         give_up: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """The partial file, from its checkpoint, or from 0 where there is nothing to go on with.
 
         A half-open older connection may still hold it, and lets go soon. Raises PartialBusy when it
-        does not, or when `give_up` says so first.
+        does not, or when `give_up` says so first, and what `check` raises before a try.
         """
         until = clock() + BUSY_SECONDS
         while True:
+            await check()
             try:
                 return cls(await in_thread(_open, path, checkpoint), record, clock)
             except PartialBusy:

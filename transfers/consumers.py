@@ -113,7 +113,8 @@ class AgentConsumer(AsyncConsumer):
             return  # we have said good-bye; what is still in the queue is nobody's
         message = self.session.receive(data)
         if self.attendant is not None:
-            self.attendant.sign_of_life(chunk=isinstance(message, Chunk))
+            # Also a chunk that came too late to matter: what is queued behind it has yet to come.
+            self.attendant.sign_of_life(chunk=isinstance(data, bytes))
         match message:
             case Violation():
                 log.warning("%s broke the protocol: %s", self.client, shown(message.detail))

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 40.0
 CONFIRM_SECONDS = 10.0
 """For the confirmation of an end: an agent has nothing to do before it but to stop."""
 
-HASHING_RATE = 8 * 1024**2
+HASHING_RATE = 4 * 1024**2
 """Bytes a second that the slowest agent can read again before it goes on where it was."""
 
 Outgoing = Request | Start | Ack | Landed | Abort | Cancel
@@ -111,8 +111,11 @@ class Dialogue:
 
     async def next_batch(self, due: float | None) -> tuple[list[Chunk], End | Stop | None]:
         """As `Inbox.take_batch`. Raises Silence."""
-        patience = self._patience()
-        batch = await self._inbox.take_batch(patience if due is None else min(due, patience))
+        wait = due
+        if self._inbox.is_empty:  # else the server itself was what was slow
+            patience = self._patience()
+            wait = patience if due is None else min(due, patience)
+        batch = await self._inbox.take_batch(wait)
         if batch[0]:
             self._waiting_since = self._clock()
         return batch

@@ -55,6 +55,11 @@ class Inbox:
             self._events.put_nowait(message)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be taken out."""
+        return self._events.empty()
+
+    @property
     def is_over(self) -> bool:
         """Whether the agent has ended the transfer, or the connection ended."""
         return self._over.is_set()

@@ -71,7 +71,6 @@ class Intake:
 
     async def _transfer(self) -> None:
         offer = await self._ask()
-        await self._claim.do(Transfer.check_held)  # before the file of whoever holds it is touched
         arrival = self._attempt.arrival = await self._open(offer)
         begin = arrival.begin
         await self._claim.do(
@@ -126,6 +125,8 @@ class Intake:
                 transfer.partial_path,
                 transfer.checkpoint if same else 0,
                 self._record,
+                # Before the file of whoever holds it is touched, however long that was waited for.
+                check=lambda: self._claim.do(Transfer.check_held),
                 give_up=lambda: self._dialogue.leaving is not None,
                 clock=self._clock,
             )
@@ -137,7 +138,9 @@ class Intake:
     async def _check_room(self, offer: Offer) -> None:
         """Whether the disk has room for what is still to come, of this file and of all others."""
         free = await in_thread(storage.free_space, settings.PARTIAL_DIR)
-        to_come = await database_sync_to_async(Transfer.objects.bytes_to_come)()
+        to_come = await database_sync_to_async(Transfer.objects.bytes_to_come)(
+            self.transfer.created_at
+        )
         if free - to_come < settings.MIN_FREE_SPACE:
             raise Refused(
                 "storage_full",

@@ -65,6 +65,7 @@ def tend() -> Report:
     Connected clients have their `Attendant`.
     """
     report = Report(expired=Transfer.objects.expire_due())
+    _revoke_late()
     left = Transfer.objects.filter(status__in=ACTIVE, client__online_until__lte=timezone.now())
     for transfer in left.select_related("client"):
         _settle(transfer, report)
@@ -90,11 +91,7 @@ def _sync_data_directory() -> None:
 def sweep() -> Report:
     """Put every row and every partial file right. Safe beside running servers."""
     report = Report(expired=Transfer.objects.expire_due())
-    unfinished = Transfer.objects.exclude(status__in=FINAL)
-    for client in (
-        Client.objects.exclude(revoked_at=None).filter(transfers__in=unfinished).distinct()
-    ):
-        client.revoke()  # something was asked of it in the very moment of its revocation
+    _revoke_late()
     for transfer in Transfer.objects.filter(status__in=ACTIVE).select_related("client"):
         _settle(transfer, report)
     report.missing = tuple(
@@ -106,6 +103,13 @@ def sweep() -> Report:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
     return report
+
+
+def _revoke_late() -> None:
+    """Fail what was asked of a client in the very moment of its revocation."""
+    revoked = Client.objects.exclude(revoked_at=None)
+    for client in revoked.filter(transfers__in=Transfer.objects.live()).distinct():
+        client.revoke()
 
 
 def _settle(transfer: Transfer, report: Report) -> None:

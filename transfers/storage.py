@@ -18,6 +18,7 @@ Everything here blocks: call it from a thread.
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ IOV_MAX = 1024
 """Buffers in one writev at most (POSIX IOV_MAX on Linux and macOS)."""
 
 Buffer = bytes | memoryview
+
+log = logging.getLogger(__name__)
 
 
 class StorageError(Exception):
@@ -231,15 +234,18 @@ class PartialFile:
 
     def close(self) -> None:
         """Release the file and its lock. Closing twice is allowed."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)
+            except OSError as error:  # it is closed all the same; what counts was synced before
+                log.warning("closing %s: %s", self.path, error)
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: Path, how: int = fcntl.LOCK_EX) -> None:
     """Take the writer's lock. Raises PartialBusy, also when the name is another file's by now."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         same = os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except (BlockingIOError, FileNotFoundError):
         same = False
@@ -252,13 +258,13 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _held(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
     """Hold the writer's lock of a file. Raises FileNotFoundError, PartialBusy, StorageError."""
     with _disk_errors(except_missing=True):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with _disk_errors():
-            _lock(descriptor, path)
+            _lock(descriptor, path, how)
         yield
     finally:
         os.close(descriptor)
@@ -267,7 +273,9 @@ def _held(path: Path) -> Iterator[None]:
 def is_busy(path: Path) -> bool:
     """Whether somebody writes to this file right now, in any process; or who knows."""
     try:
-        with _held(path):
+        with _held(
+            path, fcntl.LOCK_SH
+        ):  # shared: two that look do not take each other for a writer
             return False
     except FileNotFoundError:
         return False

@@ -255,26 +255,29 @@ class Session:
 
     def _book(self, known: Conversation, speaker: Side, message: Message) -> None:
         """Keep the accounts; raises RemoteProtocolError, with nothing changed, where they disagree."""
+        self._compare(known, speaker, message)
         if isinstance(message, Chunk):
             self._flow(known).take_chunk(message)
         elif isinstance(message, Ack):
             self._flow(known).take_ack(message)
         elif isinstance(message, End):
-            if message.name != known.name:
-                raise RemoteProtocolError("end gives another name than the offer")
             self._flow(known).take_end(message)
-        elif isinstance(message, Abort):
-            refuses = speaker is Side.AGENT and known.stage is Stage.REQUESTED
-            if refuses and message.path != known.path:
-                raise RemoteProtocolError("a refusal of another path than was asked for")
         elif isinstance(message, Request):
             known.path = message.path
         elif isinstance(message, Offer):
-            if message.path != known.path:
-                raise RemoteProtocolError("an offer for another path than was asked for")
             known.name, known.size = message.name, message.size
         elif isinstance(message, Start):
             known.flow = Flow(message.ranges, known.size, message.limit, self.max_chunk)
+
+    @staticmethod
+    def _compare(known: Conversation, speaker: Side, message: Message) -> None:
+        """What an answer repeats must be what was said, or it was garbled on the way."""
+        answers = speaker is Side.AGENT and known.stage is Stage.REQUESTED
+        if answers and isinstance(message, Offer | Abort):
+            if message.path != known.path:
+                raise RemoteProtocolError("an answer for another path than was asked for")
+        elif isinstance(message, End) and message.name != known.name:
+            raise RemoteProtocolError("end gives another name than the offer")
 
     @staticmethod
     def _flow(known: Conversation) -> Flow:

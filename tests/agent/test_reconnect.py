@@ -354,6 +354,7 @@ async def test_a_connection_that_brought_a_file_on_makes_the_pauses_short_again(
         ("86400", RETRY_AFTER_MOST),
         ("-5", 0),
         ("soon", 0),
+        ("Thu, 1 Jan 999999999999999 00:00:00 GMT", 0),
         ("Thu, 01 Jan 1970 00:00:10 GMT", 9),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
     ],

@@ -29,6 +29,10 @@ class Clock:
         return self.now
 
 
+async def fine() -> None:
+    """The row is still ours."""
+
+
 class Books:
     """What was recorded: (received, checkpoint) each time."""
 
@@ -77,7 +81,9 @@ async def arrival(path: Path, clock: Clock, books: Books, arrivals: list[Arrival
 async def begin(
     path: Path, checkpoint: int, books: Books, clock: Clock, arrivals: list[Arrival]
 ) -> Arrival:
-    opened = await Arrival.open(path, checkpoint, books, give_up=lambda: False, clock=clock)
+    opened = await Arrival.open(
+        path, checkpoint, books, check=fine, give_up=lambda: False, clock=clock
+    )
     arrivals.append(opened)
     return opened
 
@@ -139,7 +145,7 @@ async def test_it_waits_until_an_older_writer_lets_go(
             holder.close()
         return False
 
-    arrival = await Arrival.open(path, checkpoint, books, give_up=give_up, clock=clock)
+    arrival = await Arrival.open(path, checkpoint, books, check=fine, give_up=give_up, clock=clock)
     arrivals.append(arrival)
     assert (arrival.begin, len(tries)) == (checkpoint, 3)
 
@@ -149,7 +155,7 @@ async def test_it_stops_waiting_for_the_other_writer_when_told_to(
 ) -> None:
     holder = PartialFile.create(path)
     with pytest.raises(PartialBusy):
-        await Arrival.open(path, 0, books, give_up=lambda: True, clock=clock)
+        await Arrival.open(path, 0, books, check=fine, give_up=lambda: True, clock=clock)
     holder.write([b"unharmed"])
     assert path.read_bytes() == b"unharmed"
     holder.close()
@@ -166,7 +172,7 @@ async def test_it_waits_for_the_other_writer_a_minute_and_no_longer(
         return False
 
     with pytest.raises(PartialBusy):
-        await Arrival.open(path, 0, books, give_up=time_passes, clock=clock)
+        await Arrival.open(path, 0, books, check=fine, give_up=time_passes, clock=clock)
     assert clock.now - began == BUSY_SECONDS + 1
     holder.close()
 
@@ -236,7 +242,7 @@ async def test_what_is_recorded_is_on_disk_before_it_is_recorded(
         happened.append("recorded")
 
     monkeypatch.setattr(PartialFile, "checkpoint", synced)
-    arrival = await Arrival.open(path, 0, recorded, give_up=lambda: False, clock=clock)
+    arrival = await Arrival.open(path, 0, recorded, check=fine, give_up=lambda: False, clock=clock)
     arrivals.append(arrival)
     await arrival.write([b"x"])
     await arrival.checkpoint()

@@ -290,8 +290,8 @@ def test_progress_is_recorded(make: Make) -> None:
     assert (row(transfer)["received"], row(transfer)["checkpoint"]) == (9, 8)
 
 
-@pytest.mark.parametrize("status", sorted(set(Status) - {Status.RECEIVING}))
-def test_progress_is_recorded_only_while_receiving(make: Make, status: str) -> None:
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.RECEIVING, Status.VERIFYING}))
+def test_progress_is_recorded_only_while_bytes_are_in_hand(make: Make, status: str) -> None:
     with pytest.raises(StatusConflict):
         make(status).progressed(5, received=9, checkpoint=8)
 
@@ -414,6 +414,28 @@ def test_a_landing_that_cannot_be_synced_waits_for_a_later_look(
 
 
 # Ends, and new starts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [Transfer.cancel, Transfer.expire])
+def test_who_ends_a_transfer_wins_over_what_it_has_just_moved_on_to(
+    make: Make, end: Callable[[Transfer], None]
+) -> None:
+    seen = make("queued")
+    Transfer.objects.get(pk=seen.pk).claim(5)
+    end(seen)
+    assert seen.status in ("cancelled", "expired")
+    assert seen.next_attempt_at is None
+
+
+def test_of_two_deadlines_the_later_counts(client1: Client) -> None:
+    soon, later = timezone.now() + timedelta(minutes=1), timezone.now() + timedelta(hours=1)
+    first = request_file(client1, deadline=soon)
+    assert request_file(client1, deadline=later).deadline == later
+    assert request_file(client1, deadline=soon).deadline == later
+    assert request_file(client1).deadline is None
+    assert request_file(client1, deadline=soon) == first
+    first.refresh_from_db()
+    assert first.deadline is None
 
 
 @pytest.mark.parametrize("code", ERRORS)

@@ -1,5 +1,7 @@
 """Errors that may pass: tried again after growing pauses, a few times, and no longer than wanted."""
 
+import errno
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +15,7 @@ from agent.wire.errors import ERRORS
 from agent.wire.messages import Abort, Ack, Request, Start
 from tests.transfers.test_attendant import Connection, connection, fresh, wanted
 from tests.transfers.test_intake import DATA, Agent, House, house
-from transfers import recovery
+from transfers import recovery, storage
 from transfers.models import Client, Transfer, request_file
 
 __all__ = ["connection", "house"]  # the fixtures
@@ -152,6 +154,31 @@ async def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
     await Transfer.objects.filter(pk=refused.pk).aupdate(next_attempt_at=None)
     house.agent = Agent(DATA)
     assert (await house.run(await house.fresh(refused))).status == "completed"
+
+
+async def test_a_rename_for_which_there_is_no_room_is_tried_again_after_a_pause(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And counted: what is kept of it is on record before the failure is."""
+
+    def fails(old: Any, new: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "ROOM", 0)
+    monkeypatch.setattr(os, "rename", fails)
+    kept = await house.run(await house.row())
+    assert (kept.status, kept.error_code, kept.setbacks) == ("interrupted", "storage_full", 1)
+    assert (kept.checkpoint, kept.next_attempt_at is not None) == (len(DATA), True)
+
+
+async def test_of_two_that_fit_one_by_one_the_older_begins(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.MIN_FREE_SPACE = 0
+    older = await house.row()
+    await house.row("receiving", size=len(DATA))  # asked for later, and about to begin
+    free(monkeypatch, len(DATA))
+    assert (await house.run(older)).status == "completed"
 
 
 async def test_room_is_not_promised_twice(

@@ -278,12 +278,12 @@ def replace_before_the_lock(
     left_behind(path, b"abc")
     lock = storage._lock
 
-    def replaced_first(descriptor: int, locked: Path) -> None:
+    def replaced_first(descriptor: int, locked: Path, how: int = fcntl.LOCK_EX) -> None:
         monkeypatch.setattr(storage, "_lock", lock)
         path.unlink()
         if by is not None:
             left_behind(path, by)
-        lock(descriptor, locked)
+        lock(descriptor, locked, how)
 
     monkeypatch.setattr(storage, "_lock", replaced_first)
 
@@ -652,3 +652,33 @@ def test_a_partial_file_whose_directory_cannot_be_synced_is_let_go(
             PartialFile.create(path)
     assert not storage.is_busy(path)
     PartialFile.create(path).close()
+
+
+def test_two_that_look_do_not_take_each_other_for_a_writer(
+    partial: PartialFile, path: Path
+) -> None:
+    """Two workers that start together both sweep: a landed file must not seem to be in work."""
+    partial.close()
+    with storage._held(path, fcntl.LOCK_SH):
+        assert not storage.is_busy(path)
+    with storage._held(path):
+        assert storage.is_busy(path)
+
+
+def test_a_descriptor_is_closed_once_even_when_that_fails(
+    partial: PartialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be another file's by the second time."""
+    closed: list[int] = []
+    close = os.close
+
+    def fails(descriptor: int) -> None:
+        closed.append(descriptor)
+        close(descriptor)
+        raise OSError(errno.EDQUOT, "quota")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fails)
+        partial.close()
+        partial.close()
+    assert len(closed) == 1

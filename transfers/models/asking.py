@@ -84,4 +84,14 @@ def _under_way(wanted: Transfer) -> Transfer | None:
     same = Transfer.objects.live().filter(
         client=wanted.client, path_key=path_key(wanted.path), duplicate=False
     )
-    return same.select_related("requested_by").first()
+    transfer = same.select_related("requested_by").first()
+    if transfer is not None and transfer.deadline is not None:
+        _extend(transfer, wanted.deadline)
+    return transfer
+
+
+def _extend(transfer: Transfer, deadline: datetime | None) -> None:
+    """Who is answered with somebody else's transfer has it for as long as they asked for."""
+    if deadline is None or (transfer.deadline is not None and deadline > transfer.deadline):
+        transfer.deadline = deadline
+        transfer.save(update_fields=["deadline"])

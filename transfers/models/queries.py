@@ -42,10 +42,14 @@ class TransferQuerySet(QuerySet["Transfer"]):
         )
         return min(filter(None, firsts.values()), default=None)
 
-    def bytes_to_come(self) -> int:
-        """What the transfers that are receiving now have still to write."""
+    def bytes_to_come(self, asked_by: datetime) -> int:
+        """What is still to come of transfers that have begun, or were asked for by then.
+
+        Not of later ones that are about to begin: or two that fit one by one would both give way.
+        """
         rest = F("size") - F("received")
-        receiving = self.filter(status=Status.RECEIVING).aggregate(rest=Sum(rest))
+        before = Q(created_at__lte=asked_by) | Q(received__gt=0)
+        receiving = self.filter(before, status=Status.RECEIVING).aggregate(rest=Sum(rest))
         return receiving["rest"] or 0
 
     def expire_due(self) -> int:

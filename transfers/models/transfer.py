@@ -114,7 +114,9 @@ class Transfer(TransferRow):
 
     def progressed(self, epoch: int, *, received: int, checkpoint: int) -> None:
         """Record what has arrived and what is on disk for certain. Raises StatusConflict."""
-        row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status=Status.RECEIVING)
+        # Verifying, too: what a full disk at the landing leaves is on record before the failure is.
+        arriving = (Status.RECEIVING, Status.VERIFYING)
+        row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status__in=arriving)
         if not row.update(received=received, checkpoint=checkpoint):
             self.refresh_from_db()
             raise self._conflict(Status.RECEIVING)
@@ -220,11 +222,23 @@ class Transfer(TransferRow):
             "error_code": code,
             "error_detail": detail or info.sentence,
             "finished_at": timezone.now(),
+            "next_attempt_at": None,
         }
 
     def cancel(self) -> None:
         """An operator wants it no more. Raises StatusConflict when it is final already."""
-        self._move(Status.CANCELLED, **self._error("cancelled"))
+        self._end_as(Status.CANCELLED, "cancelled")
+
+    def _end_as(self, wanted: Status, code: str, detail: str = "") -> None:
+        """End it, whatever it has just moved on to. Raises StatusConflict when it is final already."""
+        while True:
+            try:
+                self._move(wanted, **self._error(code, detail))
+            except StatusConflict:
+                if self.is_final:
+                    raise
+            else:
+                break
         self._withdraw()
 
     def expire(self) -> None:
@@ -232,8 +246,7 @@ class Transfer(TransferRow):
         detail = ERRORS["expired"].sentence
         if self.error_code:  # it is between two attempts
             detail += f" The last attempt ended with {self.error_code}: {self.error_detail}"
-        self._move(Status.EXPIRED, **self._error("expired", detail))
-        self._withdraw()
+        self._end_as(Status.EXPIRED, "expired", detail)
 
     def retry(self) -> None:
         """A new start of a failed transfer. Raises StatusConflict."""
