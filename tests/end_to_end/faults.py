@@ -1,6 +1,11 @@
-"""Faults in the system calls of a real program, with strace."""
+"""Faults of real disks: system calls that fail, with strace, and a file system that is soon full."""
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 
 def strace(*faults: str, path: Path | None = None) -> list[str]:
@@ -13,3 +18,14 @@ def strace(*faults: str, path: Path | None = None) -> list[str]:
     options = ["-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={calls}"]
     options += [word for fault in faults for word in ("-e", f"inject={fault}")]
     return ["strace", *options, *(["-P", str(path)] if path else [])]
+
+
+@contextlib.contextmanager
+def small_disk(disk: Path, mib: int) -> Iterator[Path]:
+    """A file system of so many MiB, mounted there; skips the test where that is not allowed."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

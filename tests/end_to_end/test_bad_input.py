@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from agent.wire.messages import Abort, Chunk, End, Hello, Landed, Offer, Request, Start
+from tests.end_to_end import faults
 from tests.end_to_end.conftest import StartAgent
 from tests.end_to_end.harness import AgentProgram, Server, eventually, make_file
 from tests.end_to_end.scripted import ScriptedAgent
@@ -456,13 +456,8 @@ def test_a_file_over_the_limit_is_aborted_and_the_connection_stays(server: Serve
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root can mount a small file system")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with faults.small_disk(tmp_path / "disk", mib=16) as disk:
+        yield disk
 
 
 def test_a_full_disk_fails_the_transfer_and_the_server_stays_up(

@@ -1,12 +1,12 @@
 """Disks that fail, on the server and on the client: nothing wrong lands, others go on, and it passes."""
 
 import contextlib
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.end_to_end import faults
 from tests.end_to_end.conftest import StartAgent
 from tests.end_to_end.harness import Server, make_file
 from tests.link import Link
@@ -89,13 +89,8 @@ def fill(disk: Path, but: int) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root can mount a small file system")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with faults.small_disk(tmp_path / "disk", mib=64) as disk:
+        yield disk
 
 
 def test_a_disk_that_fills_up_in_the_middle_costs_time_and_a_window(
