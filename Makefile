@@ -7,9 +7,11 @@ PORT ?= 8000
 DEMO_SIZE_MB ?= 100
 RUNS ?= 100
 LANES ?= 4
+ROUNDS ?= 5
+OUT ?= var/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos system-deps format lint types check-migrations tests requirements clean
+.PHONY: help demo run test chaos bench system-deps format lint types check-migrations tests requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,7 +22,7 @@ demo: $(VENV)/.run  ## pull a 100 MiB file from an agent, here and now (DEMO_SIZ
 run: $(VENV)/.run  ## start the server on port 8000 (PORT=…)
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@echo "Add a first client and an API token, in another terminal of this folder:"
-	@echo "    $(BIN)/python manage.py add_client client1"
+	@echo "    $(BIN)/python manage.py add_client client1 | $(BIN)/python -m agent enrol --server ws://localhost:$(PORT)"
 	@echo "    $(BIN)/python manage.py add_api_token operator"
 	@echo "Stop the server with Ctrl-C."
 	@$(BIN)/daphne --bind 0.0.0.0 --port $(PORT) --access-log var/access.log silentmode.asgi:application || \
@@ -42,15 +44,20 @@ check-migrations: $(VENV)/.dev
 	SILENTMODE_DATA_DIR=$(VENV)/check $(BIN)/python manage.py makemigrations --check --dry-run
 
 tests: $(VENV)/.dev  ## all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist load --cov --cov-report=term $(PYTEST)
 
 chaos: $(VENV)/.dev  ## faults at random moments of real transfers (RUNS=… SEED=… FAULTS=a,b LANES=… ONLY=…)
 	@$(BIN)/python -m tests.chaos --runs $(RUNS) --lanes $(LANES) $(if $(SEED),--seed $(SEED)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep) $(if $(GO_ON),--go-on)
 
-system-deps:  ## what some tests use and skip without: PostgreSQL, Redis, strace, from Debian
+bench: $(VENV)/.dev  ## speed and cost, in turn with cp, scp and rsync (CASES=a,b ROUNDS=… QUICK=1 OUT=…)
+	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --output $(OUT) \
+		$(if $(CASES),--cases $(CASES)) $(if $(QUICK),--quick)
+
+system-deps:  ## what some tests and benchmarks use and skip without, from Debian
 	apt-get update --quiet
-	apt-get install --yes --no-install-recommends postgresql redis-server strace util-linux
+	apt-get install --yes --no-install-recommends postgresql redis-server strace util-linux \
+		nginx-light openssl chromium openssh-server openssh-client rsync eatmydata
 
 requirements: $(VENV)/.dev  ## pin the newest versions that requirements*.in allow
 	for name in agent/requirements requirements requirements-dev; do \

@@ -32,6 +32,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "var" / "demo"
 CLIENT = "client1"
+AGENT = {"SILENTMODE_STATE_DIR": str(DATA / "agent")}
 START_SECONDS = 60.0
 TRANSFER_SECONDS = 600.0
 MIB = 1024 * 1024
@@ -205,13 +206,15 @@ def play(stage: Stage, size_mb: int) -> None:
     say(f"1. A till in a store has a file of {size_mb} MiB (random bytes, made now).")
     source = make_source(size_mb)
     manage("migrate", "--verbosity", "0")
-    client_token = manage("add_client", CLIENT)
+    code = manage("add_client", CLIENT)
     api_token = manage("add_api_token", "demo")
     port = free_port()
-    say(f"2. The server starts on port {port}. It knows one client, {CLIENT}, by its token.")
+    say(f"2. The server starts on port {port}. One client is registered, {CLIENT}.")
     start_server(stage, port)
-    say("3. The agent on the till dials out, as it can from behind any NAT, and stays connected.")
-    agent = start_agent(stage, port, source, client_token)
+    say("3. The till enrols: it exchanges a one-use code for a token of its own.")
+    enrol(port, code)
+    say("   Its agent dials out, as it can from behind any NAT, and stays connected.")
+    agent = start_agent(stage, source)
     api = f"http://127.0.0.1:{port}"
     say(f"4. An operator asks once: curl -X POST {api}/download/{CLIENT}")
     began = time.monotonic()
@@ -229,10 +232,20 @@ def start_server(stage: Stage, port: int) -> None:
     stage.watch(lambda: server.said("Listening on"), START_SECONDS, "server")
 
 
-def start_agent(stage: Stage, port: int, source: Path, token: str) -> Program:
-    command = [sys.executable, "-m", "agent", "--id", CLIENT, "--file", str(source)]
-    command += ["--server", f"ws://127.0.0.1:{port}"]
-    agent = stage.start("agent", command, {"SILENTMODE_TOKEN": token})
+def enrol(port: int, code: str) -> None:
+    """Make this machine the client, as on the till."""
+    command = [sys.executable, "-m", "agent", "enrol", "--server", f"ws://127.0.0.1:{port}"]
+    done = subprocess.run(
+        command, cwd=HERE, env=environment(SILENTMODE_CODE=code, **AGENT),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise DemoFailed(f"The till could not enrol:\n{done.stderr}")
+
+
+def start_agent(stage: Stage, source: Path) -> Program:
+    command = [sys.executable, "-m", "agent", "--file", str(source)]
+    agent = stage.start("agent", command, AGENT)
     stage.watch(lambda: agent.said("registered as"), START_SECONDS, "connection")
     return agent
 

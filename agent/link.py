@@ -5,19 +5,25 @@ When and whether to connect again is the business of `reconnect`.
 
 import asyncio
 import contextlib
+import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NoReturn
 from urllib.parse import quote
 from uuid import UUID
 
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from . import __version__
+from .compression import CODECS
+from .credentials import take_token
+from .gate import Gate
+from .in_flight import Uplink
 from .progress import say
 from .sending import Sending
-from .source import Policy
+from .state_folder import StateFolder, StateFolderError
+from .transport import Trust
 from .wire.display import shown
 from .wire.errors import CloseCode
 from .wire.messages import (
@@ -30,6 +36,8 @@ from .wire.messages import (
     Hello,
     Landed,
     Message,
+    Renew,
+    Renewed,
     Request,
     Start,
     Welcome,
@@ -41,6 +49,14 @@ from .wire.state import Side
 SILENT_HEARTBEATS = 3
 """The link is dead when nothing has come for so many heartbeats. Anything that comes is life: on a
 slow uplink the answer to a ping waits behind data, while acknowledgements keep coming."""
+
+MAX_REQUESTS = 64
+"""That have not ended. The server asks for 8 at once; one that asks for more and more would fill the
+memory of this machine."""
+
+FLOOD = Violation(
+    "protocol_error", f"more than {MAX_REQUESTS} requests at once", CloseCode.POLICY_VIOLATION
+)
 
 HANDSHAKE_SECONDS = 20.0
 CLOSE_SECONDS = 1.0
@@ -63,7 +79,10 @@ class Identity:
     server: str
     """`ws://…` or `wss://…`, without a path."""
     client_id: str
-    token: str
+    token: str = field(repr=False)
+    trust: Trust = field(default_factory=Trust)
+    kept_in: StateFolder | None = None
+    """Where the token was read from and a new one can be kept; None: it was given by hand."""
 
     @property
     def url(self) -> str:
@@ -77,13 +96,14 @@ class Identity:
 class Link:
     """One connection, from the handshake until it is gone."""
 
-    def __init__(self, identity: Identity, policy: Policy) -> None:
+    def __init__(self, identity: Identity, gate: Gate) -> None:
         self.identity = identity
-        self.policy = policy
+        self.gate = gate
         self.registered = False
         self.progressed = False
         """Whether the server has taken something of a file: not a connection made in vain."""
         self._session = Session(Side.AGENT)
+        self._uplink = Uplink()
         self._silence = HANDSHAKE_SECONDS
         self._heartbeat: asyncio.Task[None] | None = None
         self._sendings: dict[UUID, Sending] = {}
@@ -94,9 +114,9 @@ class Link:
 
         Always raises: LinkDown, Refused, OSError or WebSocketException.
         """
-        self._socket = await connect(
+        self._socket = await self.identity.trust.dial(
             self.identity.url,
-            subprotocols=[PROTOCOL],  # type: ignore[list-item]  # a NewType of str
+            subprotocols=[PROTOCOL],
             additional_headers=self.identity.headers,
             compression=None,
             max_size=MAX_TEXT,
@@ -113,7 +133,14 @@ class Link:
     async def _converse(self) -> NoReturn:
         say(f"connected to {self.identity.server}")
         await self._send(
-            Hello(PROTOCOL, __version__, platform.platform()[:255], platform.node()[:255])
+            Hello(
+                PROTOCOL,
+                __version__,
+                platform.platform()[:255],
+                platform.node()[:255],
+                codecs=CODECS,
+                renewable=self.identity.kept_in is not None,
+            )
         )
         while True:
             try:
@@ -146,6 +173,10 @@ class Link:
                 raise LinkDown(f"the server says: {message.detail} ({message.code})")
             case Welcome():
                 self._welcome(message)
+            case Renew():
+                await self._renew(message.token)
+            case Request() if len(self._tasks) >= MAX_REQUESTS:
+                await self._take(FLOOD)
             case Request():
                 self._begin(message)
             case Start() | Ack() | Landed() | Abort() | Cancel():
@@ -158,6 +189,24 @@ class Link:
         self._heartbeat = asyncio.create_task(self._beat(welcome.heartbeat))
         say(f"registered as {shown(welcome.client)}")
 
+    async def _renew(self, token: str) -> None:
+        """Keep a new token, then say so.
+
+        Nothing else is received meanwhile, and above all no other connection begins: the server takes
+        one with the old token to mean that this one was not kept.
+        """
+        if self.identity.kept_in is None:
+            raise LinkDown("a new token, which we did not say that we can keep")
+        try:
+            kept = await asyncio.to_thread(take_token, self.identity.kept_in, token)
+        except StateFolderError as error:
+            say(f"[client] no new token was taken: {error}")
+            return
+        self.identity = replace(self.identity, token=kept)
+        if kept == token:
+            await self._send(Renewed(hashlib.sha256(token.encode()).hexdigest()))
+            say("took a new token from the server")
+
     async def _beat(self, seconds: float) -> None:
         with contextlib.suppress(ConnectionClosed, LinkDown):  # the receiving side says so
             while True:
@@ -166,7 +215,8 @@ class Link:
 
     def _begin(self, request: Request) -> None:
         transfer = request.transfer
-        sending = Sending(request, self.policy, self._send, lambda: self._session.flow(transfer))
+        flow = partial(self._session.flow, transfer)
+        sending = Sending(request, self.gate, self._send, flow, self._uplink)
         self._sendings[transfer] = sending
         task = asyncio.create_task(sending.run())
         self._tasks.add(task)

@@ -15,14 +15,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from .gate import Gate
 from .link import HANDSHAKE_SECONDS, Identity, Link, LinkDown, Refused
 from .progress import say
-from .source import Policy
+from .transport import Distrusted
 from .wire.display import shown
 
 MIN_DELAY = 1.0
@@ -39,6 +39,8 @@ RETRY_AFTER_MOST = 300.0
 """Seconds of `Retry-After` that are believed: a proxy's mistake must not cost a day."""
 
 REFUSALS = (401, 403)
+REDIRECTS = range(300, 400)
+NO_REDIRECT = "agents follow none, give --server the place itself"
 
 
 def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
@@ -51,7 +53,7 @@ def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterato
 
 async def stay_online(
     identity: Identity,
-    policy: Policy,
+    gate: Gate,
     *,
     clock: Callable[[], float] = time.monotonic,
     pauses: Callable[[], Iterator[float]] = delays,
@@ -60,7 +62,7 @@ async def stay_online(
     registered = False
     pause = pauses()
     while True:
-        link = Link(identity, policy)
+        link = Link(identity, gate)
         began = clock()
         try:
             ended = await _serve(link, known=registered)
@@ -70,6 +72,7 @@ async def stay_online(
             # A bug, here or in a library: nobody is near the machine, so it must not be the agent's end.
             say("".join(traceback.format_exception(error)))
             ended = Answer(f"failed inside: {error!r}")
+        identity = link.identity  # its token may be a new one
         registered = registered or link.registered
         if link.progressed or clock() - began >= STABLE_SECONDS:
             pause = pauses()
@@ -89,6 +92,8 @@ async def _serve(link: Link, *, known: bool) -> "Answer":
         answer = await _why(link.identity, refusal)
         answer.raise_if_final(known=known)
         return answer
+    except Distrusted as error:
+        return Answer(f"{server}: {error}")
     except (OSError, ValueError, WebSocketException) as error:
         return Answer(f"{server} cannot be reached ({type(error).__name__}: {error})")
 
@@ -117,6 +122,8 @@ async def _why(identity: Identity, refusal: InvalidStatus) -> Answer:
     status = refusal.response.status_code
     if status in REFUSALS:
         return await asyncio.to_thread(ask_why, identity)
+    if status in REDIRECTS:
+        return Answer(f"the server answered HTTP {status}, a redirect: {NO_REDIRECT}")
     waits = refusal.response.headers.get_all("Retry-After")
     pause = retry_after(waits[0] if waits else None)
     return Answer(f"the server answered HTTP {status}", retry_after=pause)
@@ -139,22 +146,14 @@ NO_ANSWER = (ValueError, KeyError, TypeError, OSError, RecursionError, HTTPExcep
 """What reading an answer may end with when it is not one of ours."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry our token to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
 def ask_why(identity: Identity) -> Answer:
     """Ask over HTTP why the handshake was refused. Never raises."""
     parts = urlsplit(identity.url)
     scheme = {"ws": "http", "wss": "https"}[parts.scheme]
     url = urlunsplit(parts._replace(scheme=scheme))
     request = urllib.request.Request(url, headers=identity.headers)
-    opener = urllib.request.build_opener(_NoRedirect)
     try:
-        with opener.open(request, timeout=HANDSHAKE_SECONDS):
+        with identity.trust.opener(url).open(request, timeout=HANDSHAKE_SECONDS):
             return Answer("the server refused the handshake, and does not say why")
     except urllib.error.HTTPError as answer:
         with answer, contextlib.suppress(*NO_ANSWER):

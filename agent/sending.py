@@ -11,11 +11,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from .compression import Packer
+from .gate import Gate, Visit
+from .gate.reading import Block
+from .gate.source import Source, SourceError, blocks
+from .in_flight import BLOCKED_SECONDS, Uplink
 from .progress import Progress, progress_of, say
-from .source import Policy, Source, SourceError, blocks
 from .wire.display import shown
 from .wire.errors import ERRORS
 from .wire.messages import (
+    CODEC_ZSTD,
+    LEAST_CHUNK,
     MAX_CHUNK,
     MAX_DETAIL,
     MIN_CHUNK,
@@ -34,10 +40,15 @@ from .wire.session import Flow
 READ_AHEAD = 2
 """Blocks that are read before they are sent: enough to keep disk and socket busy together."""
 
-FAST_ACK_SECONDS = 0.1
-SLOW_ACK_SECONDS = 0.5
-"""An acknowledgement within the first lets chunks grow, one later than the second makes them shrink:
-a ping or a cancel behind a chunk waits no longer than that."""
+MAX_SHOWN = 255
+"""Characters of a path that was asked for in vain, on the console; the journal has more."""
+
+CHUNK_SECONDS = 0.15
+"""How long a chunk should be on the wire: a ping or a cancel waits behind it. In source bytes it is longer
+where it is compressed, which the ratio gains by."""
+
+SHORTEST_CHUNK = 16 * 1024
+"""On the slowest of links: below it, headers and the round trips that they take begin to count."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,48 +58,47 @@ Outgoing = Offer | Chunk | End | Abort
 Send = Callable[[Outgoing], Awaitable[None]]
 
 
-class ChunkSizer:
-    """How long the next chunk should be: from 64 KiB up to the most while acks come back fast."""
+def chunk_length(rate: float | None, ratio: float, most: int = MAX_CHUNK) -> int:
+    """Source bytes of the next chunk, on a link of so many wire bytes a second.
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.size = min(MIN_CHUNK, most)
-        self._most = most
-        self._clock = clock
-        self._probe: tuple[int, float] | None = None
-        """The end of a chunk, in bytes moved, and when it was sent."""
+    `ratio`: source bytes for each of those.
+    """
+    if rate is None:
+        return min(MIN_CHUNK, most)
+    return int(min(max(rate * CHUNK_SECONDS * ratio, SHORTEST_CHUNK), most))
 
-    def sent(self, moved: int) -> None:
-        if self._probe is None:
-            self._probe = moved, self._clock()
 
-    def acked(self, received: int) -> None:
-        if self._probe is None or received < self._probe[0]:
-            return
-        seconds = self._clock() - self._probe[1]
-        self._probe = None
-        if seconds < FAST_ACK_SECONDS:
-            self.size = min(self.size * 2, self._most)
-        elif seconds > SLOW_ACK_SECONDS:
-            self.size = max(self.size // 2, MIN_CHUNK)
+def cut(left: int, most: int) -> int:
+    """Bytes of the next chunk of a block that has so many left; 0: more credit has to come first.
+
+    Neither it nor what is left for the ones after it is shorter than a chunk in a range may be.
+    """
+    length = min(left, most)
+    if 0 < left - length < LEAST_CHUNK:
+        length = left - LEAST_CHUNK
+    return length if length >= min(left, LEAST_CHUNK) else 0
 
 
 class Sending:
     """One request of the server; `flow` gives the session's byte accounts once it has started."""
 
     def __init__(
-        self, request: Request, policy: Policy, send: Send, flow: Callable[[], Flow]
+        self, request: Request, gate: Gate, send: Send, flow: Callable[[], Flow], uplink: Uplink
     ) -> None:
         self.request = request
-        self._policy = policy
+        self._gate = gate
+        self._visit = Visit(gate, request)
         self._send = send
         self._flow = flow
         loop = asyncio.get_running_loop()
         self._started: asyncio.Future[Start] = loop.create_future()
         self._landed: asyncio.Future[Landed] = loop.create_future()
         self._stopped: Abort | Cancel | None = None
-        self._credit = asyncio.Event()
-        self._source: Source | None = None
-        self._sizer = ChunkSizer(MAX_CHUNK)
+        self._lane = uplink.lane()
+        self._packer = Packer()
+        self._wire = 0
+        """Bytes of payloads that were sent."""
+        self._share = gate.pace.share()
         # One thread: what is asked of it is done in order, and the digest wants the blocks in order.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
         self._work: asyncio.Task[None] | None = None
@@ -97,11 +107,16 @@ class Sending:
         """A message of the server about this transfer, judged already."""
         match message:
             case Start():
+                self._share.limit(message.rate_limit)
                 self._started.set_result(message)
             case Ack():
-                self._sizer.acked(message.received)
-                self._credit.set()
+                self._share.limit(message.rate_limit)
+                self._lane.acked(message.received)
             case Landed():
+                if (
+                    self._lane.uplink.rate is None
+                ):  # so short a file that nothing else says how fast
+                    self._lane.acked(self._visit.sent)
                 self._landed.set_result(message)
             case Abort() | Cancel():
                 self._stopped = message
@@ -121,35 +136,39 @@ class Sending:
             await self._confirm(self._stopped)
         finally:
             self._work.cancel()
-            self._reader.submit(self._close_source)  # after the reads that are under way
+            self._lane.close()
+            self._reader.submit(self._visit.close)  # after the reads that are under way
             self._reader.shutdown(wait=False)
-
-    def _open(self) -> Source:
-        self._source = Source.open(self._policy, self.request.path)
-        return self._source
-
-    def _close_source(self) -> None:
-        if self._source is not None:
-            self._source.close()
 
     async def _confirm(self, message: Abort | Cancel) -> None:
         """The server wants no more: say that nothing more comes."""
         code, detail = "cancelled", ""
         if isinstance(message, Abort):
             code, detail = message.code, message.detail
+        self._visit.ended_by = code
         say(f"[client] Stopped by the server: {shown(detail or ERRORS[code].sentence)} ({code})")
         await self._send(Abort(self.request.transfer, code))
 
     async def _see_through(self) -> None:
         try:
-            source = await self._read(self._open)
-            start = await self._offer(source)
-            await self._send_ranges(source, start)
-            await self._end(source)
+            await self._gate.enter()
+            try:
+                await self._serve()
+            finally:
+                self._gate.leave()
         except SourceError as error:
+            await self._read(self._visit.fail, error)
+            asked = shown((self.request.path or "the agent's file")[:MAX_SHOWN])
+            say(f"[client] Not sent: {asked}: {shown(error.reason)} ({error.code})")
+            await self._gate.refusals.take()
             detail = shown(error.detail)[:MAX_DETAIL]
-            say(f"[client] Not sent: {detail} ({error.code})")
             await self._send(Abort(self.request.transfer, error.code, detail, self.request.path))
+
+    async def _serve(self) -> None:
+        source = await self._read(self._visit.open)
+        start = await self._offer(source)
+        await self._send_ranges(source, start)
+        await self._end(source)
 
     def _read(
         self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
@@ -192,9 +211,9 @@ class Sending:
 
     async def _read_ahead(
         self, source: Source, ranges: Iterable[tuple[int, int]]
-    ) -> AsyncIterator[tuple[int, bytes]]:
+    ) -> AsyncIterator[tuple[int, Block]]:
         """The blocks of the ranges, in order, while the next ones are being read."""
-        reads: deque[tuple[int, asyncio.Future[bytes]]] = deque()
+        reads: deque[tuple[int, asyncio.Future[Block]]] = deque()
         try:
             for offset, length in blocks(ranges):
                 reads.append((offset, self._read(source.read, offset, length)))
@@ -209,21 +228,59 @@ class Sending:
                 if not read.cancel() and not read.cancelled():
                     read.exception()  # looked at: or asyncio would log it as never retrieved
 
-    async def _send_block(self, offset: int, block: bytes, progress: Progress) -> None:
-        """Cut a block into chunks, waiting for credit before each."""
+    async def _send_block(self, offset: int, block: Block, progress: Progress) -> None:
+        """Cut a block into chunks, waiting for credit, for room on the link and for our turn before each."""
         flow = self._flow()
         view = memoryview(block)
         while view:
-            length = min(len(view), flow.sendable, self._sizer.size)
+            turn = self._share.most(MAX_CHUNK)
+            length = cut(len(view), self._most(flow, turn)) if self._lane.has_room else 0
             if not length:
-                self._credit.clear()
-                await self._credit.wait()
+                await self._lane.wait()
                 continue
-            await self._send(Chunk(self.request.transfer, offset, view[:length]))
-            self._sizer.sent(flow.moved)
+            chunk = await self._pack(offset, view[:length])
+            async with self._share:
+                if self._share.most(MAX_CHUNK) < turn:
+                    continue  # the rate fell meanwhile: what was cut for the old one is too long
+                self._share.pay(len(chunk.payload))
+                await self._send_chunk(chunk)
             offset += length
             progress.update(offset)
             view = view[length:]
+
+    def _most(self, flow: Flow, turn: int) -> int:
+        """Source bytes of the next chunk at most, where our turn is so many bytes on the wire."""
+        ratio = self._packer.choice.ratio
+        return min(flow.sendable, chunk_length(self._rate, ratio), int(turn * ratio))
+
+    @property
+    def _rate(self) -> float | None:
+        """Wire bytes a second that the link takes of us; None: not known yet."""
+        return min(filter(None, (self._lane.uplink.rate, self._share.rate)), default=None)
+
+    async def _pack(self, offset: int, data: memoryview) -> Chunk:
+        """The next chunk, compressed where the server takes that and it pays."""
+        choice = self._packer.choice
+        level = None
+        if self._flow().codec == CODEC_ZSTD:
+            level = choice.level(self._rate, full=self._lane.uplink.is_full)
+        if level is not None:
+            packed = await self._read(self._packer.pack, data, level)
+            if packed is not None:
+                return Chunk(self.request.transfer, offset, packed, CODEC_ZSTD, len(data))
+        else:
+            choice.went_raw(len(data))
+        return Chunk(self.request.transfer, offset, data)
+
+    async def _send_chunk(self, chunk: Chunk) -> None:
+        wire = len(chunk.payload)
+        self._visit.sent += chunk.length
+        self._wire += wire
+        since = time.monotonic()
+        self._lane.sends(self._flow().moved + chunk.length, wire)
+        await self._send(chunk)
+        if time.monotonic() - since > BLOCKED_SECONDS:
+            self._lane.uplink.full()
 
     async def _end(self, source: Source) -> None:
         await self._read(source.check_unchanged)
@@ -234,7 +291,15 @@ class Sending:
         )
         say(f"[client] Uploading {shown(source.name)}: 100.0%")
         landed = await self._landed
+        self._visit.sha256 = sha256
         if landed.sha256 == sha256:
-            say("[client] File sent successfully")
+            say(f"[client] File sent successfully{self._saved()}")
         else:  # the server has checked it, so it is this message that is wrong
             say(f"[client] Sent, but the server confirms another SHA256: {landed.sha256}")
+
+    def _saved(self) -> str:
+        """What compression has spared the link, for the person who watches."""
+        sent = self._visit.sent
+        if self._wire == sent:
+            return ""
+        return f" ({self._wire / 1e6:.1f} MB for {sent / 1e6:.1f} MB)"

@@ -27,7 +27,7 @@ def main() -> int:
         source = make_file(folder / "data.bin", size)
         server = Server(folder / "server")
         server.start()
-        token = server.manage("add_client", "client1")
+        token = server.manage("add_client", "client1", "--token")
         try:
             with Link(server.port) as link:
                 link.every(arguments.every * MIB, link.cut)

@@ -49,7 +49,7 @@ def main() -> int:
         server.start()
         try:
             source = make_file(folder / "data.bin", size)
-            token = server.manage("add_client", "client1")
+            token = server.manage("add_client", "client1", "--token")
             for what in ("agent", "server"):
                 print(kill(what, server, token, source, folder))
         finally:

@@ -6,7 +6,6 @@ back, and how many came in the busiest second.
 """
 
 import argparse
-import collections
 import http.server
 import itertools
 import json
@@ -17,18 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.harness import Program, Server, eventually
+from tests.end_to_end.harness import Server
 
-REGISTERED = "registered as till"
-
-MANY = """
-from transfers.auth import digest, new_token
-from transfers.models import Client
-for number in range({count}):
-    token = new_token()
-    Client.objects.create(id=f"till{{number}}", token_sha256=digest(token))
-    print(f"till{{number}}", token)
-"""
+from .fleet import Fleet
 
 REFUSALS: tuple[tuple[int, dict[str, str], bytes], ...] = (
     (503, {"Retry-After": "3"}, b""),
@@ -58,38 +48,6 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Fleet:
-    """The agents, and the moments at which they were registered."""
-
-    def __init__(self, server: Server, count: int, folder: Path) -> None:
-        self.count = count
-        tokens = folder / "tokens"
-        tokens.write_text(server.manage("shell", "-v", "0", "-c", MANY.format(count=count)))
-        command = ["-m", "tests.end_to_end.fleet", f"ws://127.0.0.1:{server.port}"]
-        with tokens.open() as lines:
-            self.program = Program(command, folder / "fleet.log", {}, stdin=lines)
-        self.times = 0
-
-    def all_back(self, seconds: float = 120.0) -> str:
-        """Wait until all are registered once more; what there is to say of it."""
-        self.times += 1
-        began = time.monotonic()
-        came: collections.Counter[int] = collections.Counter()
-        seen = self.count * (self.times - 1)
-
-        def registered() -> bool:
-            nonlocal seen
-            assert self.program.process.poll() is None, self.program.output[-3000:]
-            now = self.program.output.count(REGISTERED)
-            came[int(time.monotonic() - began)] += now - seen
-            seen = now
-            return seen >= self.count * self.times
-
-        eventually(f"{self.count} agents that are back", registered, seconds)
-        took = time.monotonic() - began
-        return f"all {self.count} after {took:.1f} s, {max(came.values())} in the busiest second"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("agents", type=int, nargs="?", default=300)
@@ -97,11 +55,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="silentmode-benchmark-") as name:
         folder = Path(name)
-        server = Server(folder / "server")
+        server = Server(folder / "server", SILENTMODE_CONNECTIONS_PER_ADDRESS="0")
         server.start()
         fleet = Fleet(server, arguments.agents, folder)
         try:
-            print(f"first connection: {fleet.all_back()}")
+            print(f"first connection: {fleet.dial()}")
             server.program.terminate()
             server.start()
             print(f"restart after SIGTERM: {fleet.all_back()}", flush=True)

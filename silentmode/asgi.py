@@ -13,11 +13,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "silentmode.settings")
 try:
     django_application = get_asgi_application()
 
-    from transfers import lifecycle, recovery
+    from transfers import doorkeeper, lifecycle, recovery
     from transfers.consumers import AgentConsumer, refuse
     from transfers.pushback import with_pushback
+    from transfers.sockets import at_its_pace
 
     recovery.at_start()
+    doorkeeper.install()
     lifecycle.install()
 except ImproperlyConfigured as bad:
     sys.exit(f"silentmode cannot start: {bad}")
@@ -29,5 +31,5 @@ routes: list[Any] = [
 ]
 
 application = ProtocolTypeRouter(
-    {"http": with_pushback(django_application), "websocket": URLRouter(routes)}
+    {"http": with_pushback(django_application), "websocket": at_its_pace(URLRouter(routes))}
 )

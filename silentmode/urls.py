@@ -4,12 +4,15 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-handler400 = "transfers.views.bad_request"
-handler500 = "transfers.views.server_error"
-handler404 = "transfers.views.not_found"
+from transfers.login import login
+
+handler400 = "transfers.refusals.bad_request"
+handler500 = "transfers.refusals.server_error"
+handler404 = "transfers.refusals.not_found"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/login/", login),
     path("admin/", admin.site.urls),
     path("", include("transfers.urls")),
 ]

@@ -98,12 +98,22 @@ COMMANDS = [
     "make demo",
     "make test",
     "make run",
+    "make bench",
     "daphne silentmode.asgi:application",
     "python -m agent",
     "DEMO_SIZE_MB",
     "SILENTMODE_TOKEN",
     "--token-file",
     "--root",
+    "--ca-file",
+    "--pin",
+    "--allow-insecure",
+    "--policy",
+    "--state",
+    "--limit-rate",
+    "--normal-priority",
+    "check-policy",
+    "SILENTMODE_STATE_DIR",
     *(
         f"manage.py {path.stem}"
         for path in sorted((BASE / "transfers/management/commands").glob("[a-z]*.py"))

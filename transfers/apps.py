@@ -1,7 +1,7 @@
 """The app, and its system checks: deploy mistakes, each with an id and a hint."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +12,7 @@ from django.core.checks import Warning as CheckWarning
 from django.db import connections
 from django.db.models.signals import post_migrate
 
-from agent.wire.messages import MAX_CHUNK, Chunk
+from agent.wire.messages import Chunk
 
 
 class TransfersConfig(AppConfig):
@@ -21,6 +21,7 @@ class TransfersConfig(AppConfig):
 
     def ready(self) -> None:
         import_module("transfers.schema")  # registers itself with drf-spectacular
+        import_module("transfers.rights")  # listens to changes of users and tokens
         post_migrate.connect(use_write_ahead_log, sender=self)
 
 
@@ -72,18 +73,50 @@ def check_data_directory(**kwargs: Any) -> Sequence[CheckMessage]:
 
 @register("silentmode")
 def check_message_limit(**kwargs: Any) -> Sequence[CheckMessage]:
-    largest = MAX_CHUNK + Chunk.HEADER.size
+    largest = settings.MAX_CHUNK + Chunk.HEADER.size
     if largest > settings.WEBSOCKET_MAX_MESSAGE_SIZE:
         return [
             Error(
                 f"A chunk has up to {largest} bytes, and daphne would cut messages at "
                 f"{settings.WEBSOCKET_MAX_MESSAGE_SIZE}.",
                 hint="Start daphne with a larger --websocket-max-message-size and say the same in "
-                "SILENTMODE_WEBSOCKET_MAX_MESSAGE_SIZE.",
+                "SILENTMODE_WEBSOCKET_MAX_MESSAGE_SIZE; or lower SILENTMODE_MAX_CHUNK.",
                 id="silentmode.E004",
             )
         ]
     return []
+
+
+@register("silentmode")
+def check_limits(**kwargs: Any) -> Sequence[CheckMessage]:
+    """Settings of limits that contradict each other."""
+    return [*_too_little_in_flight(), *_share_beyond_the_whole()]
+
+
+def _too_little_in_flight() -> Iterator[CheckMessage]:
+    for setting in ("MAX_IN_FLIGHT", "MAX_IN_FLIGHT_PER_CLIENT"):
+        if getattr(settings, setting) < settings.WINDOW:
+            yield Error(
+                f"SILENTMODE_{setting} is less than the one window that each transfer holds "
+                f"({settings.WINDOW} bytes).",
+                hint=f"Raise SILENTMODE_{setting}, or lower SILENTMODE_WINDOW.",
+                id="silentmode.E005",
+            )
+
+
+def _share_beyond_the_whole() -> Iterator[CheckMessage]:
+    for share, whole in (
+        ("MAX_ACTIVE_PER_CLIENT", "MAX_ACTIVE_TRANSFERS"),
+        ("MAX_IN_FLIGHT_PER_CLIENT", "MAX_IN_FLIGHT"),
+        ("BYTES_PER_DAY_PER_CLIENT", "BYTES_PER_DAY"),
+    ):
+        most = getattr(settings, whole)
+        if most and getattr(settings, share) > most:
+            yield CheckWarning(
+                f"SILENTMODE_{share} is more than SILENTMODE_{whole}, which counts.",
+                hint=f"Lower SILENTMODE_{share}, or raise SILENTMODE_{whole}.",
+                id="silentmode.W002",
+            )
 
 
 @register("silentmode", deploy=True)

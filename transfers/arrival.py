@@ -6,6 +6,7 @@ disk.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import ParamSpec, Self, TypeVar
 from agent.wire.messages import MAX_CHUNK
 
 from .inbox import BATCH_BYTES
-from .storage import Buffer, PartialBusy, PartialFile, PartialLost
+from .storage import Buffer, PartialBusy, PartialFile, PartialLost, StorageError
 
 CHECKPOINT_BYTES = 64 * 1024**2
 CHECKPOINT_SECONDS = 5.0
@@ -29,13 +30,16 @@ BUSY_SECONDS = 60.0
 BUSY_POLL_SECONDS = 0.05
 """How long, and how often, to try for a partial file that a dying connection still holds."""
 
+log = logging.getLogger(__name__)
+
 _threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="storage")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Record = Callable[[int, int], Awaitable[None]]
-"""Called with what has been received and the checkpoint, both offsets in bytes."""
+Record = Callable[[int, int, int], Awaitable[None]]
+"""Called with what has been received and the checkpoint, both offsets in bytes, and how many bytes were
+written since it was called last."""
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -52,8 +56,12 @@ class Arrival:
         self._record = record
         self._clock = clock
         self._checkpoint_at = self._progress_at = clock()
-        self.begin = partial.offset
-        """Where this attempt began."""
+        self.begin = self.checkpointed = partial.offset
+        """Where this attempt began, and what is on disk for certain and on record as such."""
+        self._sync: asyncio.Future[int] | None = None
+        """A sync that is under way, or was when it was looked at last."""
+        self.uncounted = 0
+        """Bytes that were written and are not on record yet."""
 
     @classmethod
     async def open(
@@ -87,10 +95,6 @@ class Arrival:
         return self._partial.offset
 
     @property
-    def checkpointed(self) -> int:
-        return self._partial.checkpointed
-
-    @property
     def hashed(self) -> bool:
         return self._partial.hashed
 
@@ -100,6 +104,7 @@ class Arrival:
 
     async def write(self, buffers: Sequence[Buffer]) -> None:
         await in_thread(self._partial.write, buffers)
+        self.uncounted += sum(map(len, buffers))
 
     def checkpoint_in(self) -> float | None:
         """Seconds until a checkpoint is due if nothing more comes; None: all is on disk."""
@@ -108,39 +113,70 @@ class Arrival:
         return max(0.0, self._checkpoint_at + CHECKPOINT_SECONDS - self._clock())
 
     async def keep_books(self) -> None:
-        """Checkpoint where it is due; else record progress, now and then."""
-        next_batch = self.offset - self.checkpointed + BATCH_BYTES + MAX_CHUNK
-        if next_batch > CHECKPOINT_BYTES or self.checkpoint_in() == 0:
+        """Checkpoint where it is due; else record progress, now and then.
+
+        Half of what may be unsynced is synced while more comes: else the link would rest meanwhile, a
+        quarter of the time on a fast one (85 ms for 64 MiB).
+        """
+        if self._sync is not None and self._sync.done():
+            await self._synced()
+            await self._tell()
+        unsynced = self.offset - self.checkpointed
+        if unsynced + BATCH_BYTES + MAX_CHUNK > CHECKPOINT_BYTES or self.checkpoint_in() == 0:
             await self.checkpoint()
+        elif unsynced >= CHECKPOINT_BYTES // 2 and self._sync is None:
+            self._sync = asyncio.ensure_future(in_thread(self._partial.checkpoint))
         elif self._clock() >= self._progress_at + PROGRESS_SECONDS:
             await self._tell()
 
     async def checkpoint(self) -> None:
         """Have all that is written on disk, and on record; does nothing where it is."""
-        if self.offset > self.checkpointed:
+        await self._synced()
+        if self.offset > self._partial.checkpointed:
             await in_thread(self._partial.checkpoint)
+        if self._partial.checkpointed > self.checkpointed:
             self._checkpoint_at = self._clock()
             await self._tell()
 
+    async def _synced(self) -> None:
+        """Wait for the sync that is under way, if there is one. Raises StorageError as it does, once."""
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            await sync
+            self._checkpoint_at = self._clock()
+
     async def _tell(self) -> None:
         self._progress_at = self._clock()
-        await self._record(self.offset, self.checkpointed)
+        written, checkpoint = self.uncounted, self._partial.checkpointed
+        await self._record(self.offset, checkpoint, written)
+        self.checkpointed = checkpoint
+        self.uncounted -= written
 
     def hexdigest(self) -> str:
         return self._partial.hexdigest()
 
     async def land(self, final: Path) -> None:
+        await self._synced()
         await in_thread(self._partial.land, final)
 
     async def give_back(self, *, keep: bool) -> None:
         """Make room after a failure: remove the file, or keep of it what is on disk for certain."""
-        before = self.checkpointed
+        await self._settle()
         await in_thread(self._partial.rewind if keep else self._partial.discard)
-        if self.checkpointed > before:
+        if self._partial.checkpointed > self.checkpointed:
             await self._tell()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let go of the file, and of its lock."""
+        await self._settle()
         self._partial.close()
+
+    async def _settle(self) -> None:
+        """Nothing is under way any more; a sync that failed is no news to who gives up."""
+        try:
+            await self._synced()
+        except StorageError as error:
+            log.warning("%s could not be synced: %s", self._partial.path, error)
 
 
 def _open(path: Path, checkpoint: int) -> PartialFile:

@@ -7,6 +7,7 @@ as far as it can be trusted and is of use, and else removed.
 import logging
 from collections.abc import Awaitable, Callable
 
+from channels.db import database_sync_to_async
 from django.db import InterfaceError, OperationalError
 
 from agent.wire.display import shown
@@ -14,10 +15,11 @@ from agent.wire.messages import MAX_DETAIL, Abort, Cancel, Landed
 
 from .arrival import Arrival, in_thread
 from .claim import Claim
-from .dialogue import Dialogue, Silence
+from .dialogue import Dialogue, Silence, TooSlow
 from .inbox import AgentAborted, Broken, LinkLost, Withdrawn
-from .models import Status, StatusConflict, Transfer
+from .models import Status, StatusConflict, Transfer, count
 from .storage import StorageError
+from .turns import TurnOver
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Attempt:
         self.claim = claim
         self.dialogue = dialogue
         self.arrival: Arrival | None = None
+        self.uncounted_wire = 0
+        """Bytes of payloads, as they came, that were written and are not on record yet."""
         self.all_sent = False
         self.in_place = False
         """The file has its final name, verified and synced: whatever fails now, it stays."""
@@ -59,7 +63,18 @@ class Attempt:
             await self._fail_inside()
         finally:
             if self.arrival is not None:
-                self.arrival.close()
+                await self.arrival.close()
+                await self._count(self.arrival.uncounted)
+
+    async def _count(self, written: int) -> None:
+        """What this attempt wrote last counts too, whatever became of it."""
+        try:
+            if self.uncounted_wire:
+                await self.claim.do(Transfer.count_wire, self.uncounted_wire)
+            if written:
+                await database_sync_to_async(count)(self.transfer.client_id, written)
+        except (OperationalError, InterfaceError):
+            log.warning("%s: %d bytes were not counted", self.transfer, written, exc_info=True)
 
     async def _to_an_end(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -72,8 +87,10 @@ class Attempt:
             await self._aborted(aborted.abort)
         except Broken as broken:
             await self._refuse("protocol_error", str(broken))
-        except Silence as silence:
-            await self._refuse("timed_out", str(silence))
+        except (Silence, TooSlow) as slow:
+            await self._refuse("timed_out", str(slow))
+        except TurnOver as over:
+            await self._refuse("busy", str(over))
         except Refused as refused:
             await self._refuse(refused.code, str(refused), keep=refused.keep)
         except StorageError as error:
@@ -83,8 +100,12 @@ class Attempt:
         """When the work is cut short, what has arrived is on disk for certain."""
         try:
             await work()
-        except (LinkLost, Broken, Silence):
+        except (LinkLost, Broken, Silence, TooSlow, TurnOver):
             await self._keep()
+            raise
+        except Refused as refused:
+            if refused.keep:
+                await self._keep()
             raise
 
     async def _keep(self) -> None:
@@ -177,5 +198,5 @@ class Attempt:
     async def _end(self, message: Cancel | Abort) -> None:
         """Let go of the partial file, and have the agent confirm that it sends no more."""
         if self.arrival is not None:
-            self.arrival.close()
+            await self.arrival.close()
         await self.dialogue.end(message)

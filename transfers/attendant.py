@@ -1,46 +1,57 @@
 """Looking at one client's rows for one connection: what to ask for, what to leave, when to go.
 
 The row is the truth and the doorbell only says "look": an `Attendant` looks when it is rung, when a
-pause or a deadline is over, and in any case once a heartbeat, so that a lost ring costs seconds and
-never a transfer.
+pause or a deadline is over, and once a heartbeat while there is something to do. One that is idle asks
+nothing: the roll call (`rollcall`) notes that its agent was heard, and rings where a ring was lost, so that
+this costs seconds and never a transfer.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from channels.db import database_sync_to_async
+from django.conf import settings
 from django.utils import timezone
 
 from agent.wire.errors import CloseCode
-from agent.wire.messages import Abort, Chunk, End, Offer
+from agent.wire.messages import CODEC_RAW, CODEC_ZSTD, Abort, Chunk, End, Offer, Renew
 from agent.wire.session import Session
 from agent.wire.state import Link
 
-from . import dispatch, lifecycle
-from .dialogue import Pulse, Reply
+from . import dispatch, lifecycle, rollcall, turns
+from .dialogue import Outgoing, Pulse
 from .inbox import Broken, LinkLost, Reason, Withdrawn
 from .intake import Intake
-from .models import ACTIVE, FINAL, HEARTBEAT, LEASE, Client, Status, StatusConflict, Transfer
-
-AT_ONCE = 8
-"""Transfers of one connection at once; the others wait their turn. Each may hold one window."""
+from .models import (
+    ACTIVE,
+    FINAL,
+    HEARTBEAT,
+    LEASE,
+    Client,
+    Outlook,
+    Status,
+    StatusConflict,
+    Transfer,
+)
+from .rotation import Rotation
 
 LEAVE_SECONDS = 8.0
 """For the intakes to keep what has arrived when the connection is gone, or the server stops."""
 
 ELSEWHERE = "another agent connected with this client's token"
+REPLACED = "This client was enrolled anew, and its earlier token is not valid any more."
 
 log = logging.getLogger(__name__)
 
 _tasks: set[asyncio.Task[None]] = set()
 """Intakes at work, also those that outlive their connection: an event loop holds no tasks itself."""
 
+Say = Callable[[Outgoing | Renew], Awaitable[None]]
 Close = Callable[[CloseCode, Abort], Awaitable[None]]
 
 
@@ -49,20 +60,26 @@ class Rows:
     """What the database says to a connection that looks."""
 
     revoked: bool = False
+    replaced: bool = False
+    """The token that the connection was made with was replaced by an enrolment."""
     superseded: bool = False
-    claimed: tuple[Transfer, ...] = ()
+    waiting: tuple[Transfer, ...] = ()
+    """To ask for, as far as one client may have them at once."""
     lost: frozenset[UUID] = frozenset()
     """Transfers that this connection works on, and does not hold any more."""
     unwanted: frozenset[UUID] = frozenset()
     """Those of the lost that somebody has ended."""
-    next_event: float = HEARTBEAT
-    """Seconds until a pause or a deadline is over, at most a heartbeat."""
+    rate_limits: Mapping[UUID, int | None] = field(default_factory=dict)
+    """What those of this connection may have at most, in bytes a second."""
+    next_event: float | None = None
+    """Seconds until a pause or a deadline is over, at most a heartbeat; None: there is nothing to do."""
 
 
 class Attendant:
     """The transfers of one connection.
 
-    `reply` sends to its agent, `close` ends the connection, `channel_name` is where its doorbell rings.
+    `reply` sends to its agent, `close` ends the connection, `channel_name` is where its doorbell rings;
+    `renewable`: the agent can keep a new token.
     """
 
     def __init__(
@@ -70,10 +87,11 @@ class Attendant:
         client: Client,
         epoch: int,
         session: Session,
-        reply: Reply,
+        reply: Say,
         close: Close,
         *,
         channel_name: str,
+        renewable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
@@ -85,22 +103,33 @@ class Attendant:
         self._noted = 0.0
         """The last sign of life that the lease counts from."""
         self._joined: float | None = None
-        self._next_event = float(HEARTBEAT)
+        self._next_event: float | None = None
         self._reply = reply
         self._close = close
+        self._rotation = Rotation(client, epoch, renewable=renewable)
         self._intakes: dict[UUID, Intake] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
+        self._seat = turns.of_this_process().seat(client.pk, self.ring)
+        self._roll_call = rollcall.of_this_process()
         self._looking = asyncio.create_task(self._run())
-        self.ring()
 
     def ring(self) -> None:
         """Look soon."""
         self._bell.set()
 
     def sign_of_life(self, *, chunk: bool = False) -> None:
-        """Something came from the agent; the next look renews its lease."""
+        """Something came from the agent; the next look, or the next roll call, renews its lease."""
         self._pulse.beat(chunk=chunk)
+
+    @property
+    def unnoted(self) -> float | None:
+        """When the agent was heard last, if its lease does not count from then yet."""
+        return self._pulse.heard if self._pulse.heard > self._noted else None
+
+    def noted(self, heard: float) -> None:
+        """The lease counts from then."""
+        self._noted = heard
 
     def receive(self, message: Offer | Chunk | End | Abort) -> None:
         """A message of the agent about one transfer, judged already."""
@@ -108,6 +137,11 @@ class Attendant:
         intake = self._intakes.get(message.transfer) if message.transfer else None
         if intake is not None:
             intake.receive(message)
+
+    def renewed(self, token_sha256: str) -> None:
+        """The agent has kept the new token that it was sent."""
+        self._rotation.confirm(token_sha256)
+        self.ring()
 
     def broken(self, detail: str) -> None:
         """One side broke the protocol: an error of every transfer that is under way here."""
@@ -120,6 +154,8 @@ class Attendant:
     async def leave(self) -> None:
         """The connection is gone: give up the lease, and keep what has arrived."""
         self._looking.cancel()
+        self._roll_call.leave(self)
+        self._seat.leave()
         self._leave_intakes(LinkLost())
         if self._working or not lifecycle.is_stopping():
             # A stopping server leaves idle leases to end by themselves: thousands of them would hold up
@@ -133,12 +169,10 @@ class Attendant:
     async def _run(self) -> None:
         # An older connection of this client is to see that it is old.
         await dispatch.ring(self.client.pk)
+        await self._join()
+        self._roll_call.enter(self)  # it looks whether there is something to do already
         while True:
-            silence_ends = LEASE.total_seconds() - self._pulse.silence
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(silence_ends, self._next_event))):
-                    await self._bell.wait()
-            self._bell.clear()
+            rung = await self._rest()
             if self._session.link is Link.CLOSED:
                 return  # it was said good-bye to meanwhile
             if self._pulse.silence >= LEASE.total_seconds():
@@ -146,10 +180,24 @@ class Attendant:
                 return
             try:
                 await self._join()
-                await self._look()
+                if rung:
+                    await self._look()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
                 self._next_event = float(HEARTBEAT)
+
+    async def _rest(self) -> bool:
+        """Until there is a reason to look, or (False) the agent should have been heard."""
+        silence_ends = LEASE.total_seconds() - self._pulse.silence
+        next_event = float("inf") if self._next_event is None else self._next_event
+        try:
+            async with asyncio.timeout(max(0.0, min(silence_ends, next_event))):
+                await self._bell.wait()
+        except TimeoutError:
+            return next_event <= silence_ends
+        finally:
+            self._bell.clear()
+        return True
 
     async def _give_up(self) -> None:
         """The link is a black hole: neither side would ever hear of its end."""
@@ -160,7 +208,7 @@ class Attendant:
         self._leave_intakes(LinkLost())
 
     async def _join(self) -> None:
-        """Again once a heartbeat: membership of a group ends by itself."""
+        """Again now and then: membership of a group ends by itself."""
         now = self._clock()
         if self._joined is None or now - self._joined >= HEARTBEAT:
             await dispatch.join(self.client.pk, self._channel_name)
@@ -172,6 +220,9 @@ class Attendant:
         self._next_event = rows.next_event
         if rows.revoked:
             await self._close(CloseCode.REVOKED, Abort(None, "revoked"))
+        elif rows.replaced:
+            log.info("Client %s was enrolled anew; closing its older connection", self.client)
+            await self._close(CloseCode.REVOKED, Abort(None, "revoked", REPLACED))
         elif rows.superseded:
             log.info("Client %s connected anew; closing its older connection", self.client)
             await self._close(CloseCode.SUPERSEDED, Abort(None, "cancelled", ELSEWHERE))
@@ -181,13 +232,42 @@ class Attendant:
                     await self._intakes[pk].call_off()
                 else:
                     self._intakes[pk].leave(Withdrawn())
-            for transfer in rows.claimed:
-                self._begin(transfer)
+            for pk in (rows.rate_limits.keys() & self._intakes.keys()) - rows.lost:
+                await self._intakes[pk].limit_rate(rows.rate_limits[pk])
+            await self._take_on(rows.waiting)
+            await self._rotate()
+
+    async def _take_on(self, waiting: tuple[Transfer, ...]) -> None:
+        """Claim and begin as many as it is our turn for; the seat rings when it is for the others."""
+        if not (granted := self._seat.take(len(waiting))):
+            return
+        claimed: tuple[Transfer, ...] = ()
+        try:
+            claimed = await self._claim(waiting[:granted])
+        finally:
+            self._seat.give_back(granted - len(claimed))
+        for transfer in claimed:
+            self._begin(transfer)
+
+    async def _rotate(self) -> None:
+        """Send a new token, if somebody wants the client to have one."""
+        if self.client.rotate_requested_at is None:
+            return
+        token = await database_sync_to_async(self._rotation.offer)()
+        if token is not None:
+            self._rotation.sent()
+            log.info("Sending client %s a new token", self.client)
+            await self._reply(Renew(token))
 
     async def _hang_up(self, farewell: Abort) -> None:
         """An intake cannot go on with this agent on this connection."""
-        log.warning("Client %s: %s; closing its connection", self.client, farewell.detail)
-        await self._close(CloseCode.POLICY_VIOLATION, farewell)
+        if farewell.code == "protocol_error":
+            log.warning("%s broke the protocol: %s", self.client, farewell.detail)
+            self.broken(farewell.detail)
+            await self._close(CloseCode.PROTOCOL_ERROR, farewell)
+        else:
+            log.warning("Client %s: %s; closing its connection", self.client, farewell.detail)
+            await self._close(CloseCode.POLICY_VIOLATION, farewell)
 
     @database_sync_to_async
     def _let_go(self) -> None:
@@ -202,38 +282,50 @@ class Attendant:
 
     @database_sync_to_async
     def _read_rows(self) -> Rows:
+        self._rotation.take()
         self.client.refresh_from_db()
         revoked = self.client.revoked_at is not None
+        replaced = self._rotation.is_replaced()
         superseded = self.client.epoch != self.epoch
-        if revoked or superseded:
-            return Rows(revoked, superseded)
-        self._renew()
-        mine = Transfer.objects.filter(client=self.client)
-        mine.expire_due()
-        claimed = self._claim()
-        lost, unwanted = self._lost()
-        event = Transfer.objects.next_event(self.client.pk)
-        seconds = (event - timezone.now()).total_seconds() if event else HEARTBEAT
+        if revoked or replaced or superseded:
+            return Rows(revoked, replaced, superseded)
+        outlook = Transfer.objects.outlook(self.client.pk)
+        if outlook.due:
+            Transfer.objects.filter(client=self.client).expire_due()
+        lost, unwanted, rate_limits = self._working_rows()
         return Rows(
-            claimed=claimed,
+            waiting=self._waiting() if outlook.live else (),
             lost=lost,
             unwanted=unwanted,
-            next_event=max(0.0, min(seconds, HEARTBEAT)),
+            rate_limits=rate_limits,
+            next_event=_soonest(outlook),
         )
 
-    def _renew(self) -> None:
-        """Only a sign of life renews the lease, from when it came; a doorbell is none."""
-        if self._pulse.heard > self._noted:
-            heard = self._pulse.heard
-            ago = timedelta(seconds=self._clock() - heard)
-            self.client.seen(self.epoch, timezone.now() - ago)
-            self._noted = heard
+    def _working_rows(
+        self,
+    ) -> tuple[frozenset[UUID], frozenset[UUID], Mapping[UUID, int | None]]:
+        """Which transfers at work are not ours any more, which of them nobody wants, and all their limits."""
+        if not self._intakes:
+            return frozenset(), frozenset(), {}
+        rows = Transfer.objects.filter(pk__in=list(self._intakes))
+        working = list(rows.only("epoch", "status", "rate_limit"))
+        lost = [row for row in working if row.epoch != self.epoch or row.status not in ACTIVE]
+        ended = FINAL - {Status.COMPLETED}
+        return (
+            frozenset(row.pk for row in lost),
+            frozenset(row.pk for row in lost if row.status in ended),
+            {row.pk: row.rate_limit for row in working},
+        )
 
-    def _claim(self) -> tuple[Transfer, ...]:
+    def _waiting(self) -> tuple[Transfer, ...]:
         busy = self._session.open_transfers | self._intakes.keys()
-        waiting = Transfer.objects.waiting_for(self.client.pk, self.epoch).exclude(pk__in=busy)
+        rows = Transfer.objects.waiting_for(self.client.pk, self.epoch).exclude(pk__in=busy)
+        return tuple(rows[: settings.MAX_ACTIVE_PER_CLIENT])
+
+    @database_sync_to_async
+    def _claim(self, waiting: Iterable[Transfer]) -> tuple[Transfer, ...]:
         claimed = []
-        for transfer in waiting[: max(0, AT_ONCE - len(self._intakes))]:
+        for transfer in waiting:
             try:
                 transfer.claim(self.epoch)
             except StatusConflict as conflict:
@@ -242,32 +334,45 @@ class Attendant:
                 claimed.append(transfer)
         return tuple(claimed)
 
-    def _lost(self) -> tuple[frozenset[UUID], frozenset[UUID]]:
-        """Which transfers at work are not ours any more, and which of them nobody wants."""
-        working = frozenset(self._intakes)
-        lost = Transfer.objects.filter(pk__in=working).exclude(epoch=self.epoch, status__in=ACTIVE)
-        ended = FINAL - {Status.COMPLETED}
-        return (
-            frozenset(transfer.pk for transfer in lost),
-            frozenset(transfer.pk for transfer in lost if transfer.status in ended),
-        )
-
     def _begin(self, transfer: Transfer) -> None:
+        turn = self._seat.turn(self._clock)
         intake = self._intakes[transfer.pk] = Intake(
-            transfer, self.epoch, self._reply, self._hang_up, self._pulse, clock=self._clock
+            transfer,
+            self.epoch,
+            self._reply,
+            self._hang_up,
+            self._pulse,
+            turn=turn,
+            codec=self._codec,
+            clock=self._clock,
         )
         task = asyncio.create_task(self._see_through(intake))
         self._working.add(task)
         _tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(transfer.pk, done))
+        task.add_done_callback(lambda done: self._ended(transfer.pk, turn, done))
+
+    @property
+    def _codec(self) -> str:
+        can = settings.COMPRESSION and CODEC_ZSTD in self._session.codecs
+        return CODEC_ZSTD if can else CODEC_RAW
 
     @staticmethod
     async def _see_through(intake: Intake) -> None:
         with lifecycle.staying(cancelled=False):
             await intake.run()
 
-    def _ended(self, pk: UUID, task: asyncio.Task[None]) -> None:
+    def _ended(self, pk: UUID, turn: turns.Turn, task: asyncio.Task[None]) -> None:
         del self._intakes[pk]
+        turn.end()
         self._working.discard(task)
         _tasks.discard(task)
         self.ring()  # there may be another attempt to make, or another transfer whose turn it is
+
+
+def _soonest(outlook: Outlook) -> float | None:
+    """Seconds until the next look, if there is to be one by itself."""
+    if not outlook.live:
+        return None
+    event = outlook.next_event
+    seconds = (event - timezone.now()).total_seconds() if event else HEARTBEAT
+    return max(0.0, min(seconds, HEARTBEAT))

@@ -5,20 +5,21 @@ arrive in tasks of their own (`intake`), and so does the looking at rows (`atten
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 from uuid import UUID
 
 from autobahn.exception import Disconnected
-from channels.consumer import AsyncConsumer
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
+from django.conf import settings
 from django.utils import timezone
 
 from agent.wire.display import shown
 from agent.wire.errors import CloseCode
 from agent.wire.messages import (
-    MAX_CHUNK,
     PROTOCOL,
     Abort,
     Chunk,
@@ -27,20 +28,30 @@ from agent.wire.messages import (
     Hello,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Welcome,
 )
 from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Link, Side
 
-from . import lifecycle
+from . import dispatch, lifecycle
+from .allowance import Allowance
 from .attendant import Attendant
-from .auth import AgentRefused, authenticate_agent
+from .auth import AgentRefused
 from .dialogue import Outgoing
-from .models import HEARTBEAT, Client
+from .handshakes import handshakes
+from .models import HEARTBEAT, Client, ClientConflict
+from .peer import address_of
 
 HELLO_SECONDS = 10.0
 """How long a connection may stay silent before its `hello`."""
+
+HEARTBEATS_AT_ONCE = 5
+HEARTBEATS_A_SECOND = 1.0
+"""The one message that an agent may send unasked; the tables bound all others. They are due every 15 s,
+and a link that stalls delivers several at once."""
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +60,18 @@ class AgentConsumer(AsyncConsumer):
     """The server's end of one agent's connection."""
 
     client: Client
+    closing = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope, self.base_send = scope, send
         self.session = Session(Side.SERVER)
         self.attendant: Attendant | None = None
         self.impatience: asyncio.Task[None] | None = None
-        self.accepted = self.closing = False
+        self.accepted = False
+        self.heartbeats = Allowance(HEARTBEATS_AT_ONCE, HEARTBEATS_A_SECOND)
         with lifecycle.staying(cancelled=True):
             try:
-                await super().__call__(scope, receive, send)
+                await self._listen(receive)
             except asyncio.CancelledError:
                 # Not in `disconnect`: an application that is stopped is cancelled, and called no more.
                 farewell = Abort(None, "cancelled", lifecycle.STOPS)
@@ -66,12 +80,27 @@ class AgentConsumer(AsyncConsumer):
             finally:
                 await self._leave()
 
+    async def _listen(self, receive: Any) -> None:
+        """To the socket and to the doorbell.
+
+        Not by Channels' `__call__`: that makes a task for each message, and has the database's connections
+        looked after in their thread for each that is no `websocket.receive`. `database_sync_to_async` does so
+        where the database is asked.
+        """
+        self.channel_name = await dispatch.new_channel()
+        async with asyncio.TaskGroup() as group:
+            bells = group.create_task(dispatch.listen(self.channel_name, self._ring))
+            with contextlib.suppress(StopConsumer):
+                while True:
+                    await self.dispatch(await receive())
+            bells.cancel()
+
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Chunks bypass Channels' housekeeping of database connections, a thread hop for each."""
-        if message["type"] == "websocket.receive" and message.get("bytes") is not None:
-            await self._receive(message["bytes"])
-        else:
-            await super().dispatch(message)
+        if message["type"] != "websocket.receive":
+            await getattr(self, get_handler_name(message))(message)
+        elif not self.closing:  # once we have said good-bye, what is still in the queue is nobody's
+            data = message.get("bytes")
+            await self._receive(message["text"] if data is None else data)
 
     # The socket ---------------------------------------------------------------------------------
 
@@ -83,10 +112,13 @@ class AgentConsumer(AsyncConsumer):
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]
         }
+        host = address_of(self.scope) or ""
         try:
-            self.client = await database_sync_to_async(authenticate_agent)(client_id, headers)
+            handshakes.check(host, headers)
+            self.client = await database_sync_to_async(handshakes.admit)(host, client_id, headers)
         except AgentRefused as refused:
-            log.warning("Refused an agent for %s: %s", shown(client_id), shown(refused.detail))
+            level = logging.DEBUG if refused.retry_after else logging.WARNING  # a flood of them
+            log.log(level, "Refused an agent for %s: %s", shown(client_id), shown(refused.detail))
             await self.send({"type": "websocket.close"})
             return
         if PROTOCOL not in self.scope["subprotocols"]:
@@ -97,29 +129,22 @@ class AgentConsumer(AsyncConsumer):
         await self.send({"type": "websocket.accept", "subprotocol": PROTOCOL})
         self.impatience = asyncio.create_task(self._expect_hello())
 
-    async def websocket_receive(self, message: dict[str, Any]) -> None:
-        await self._receive(message["text"])
-
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         raise StopConsumer
 
-    async def doorbell(self, message: dict[str, Any]) -> None:
-        """`dispatch` rang: something about this client's rows is new."""
+    def _ring(self) -> None:
+        """The doorbell rang: something about this client's rows is new."""
         if self.attendant is not None:
             self.attendant.ring()
 
     async def _receive(self, data: str | bytes) -> None:
-        if self.closing:
-            return  # we have said good-bye; what is still in the queue is nobody's
         message = self.session.receive(data)
         if self.attendant is not None:
             # Also a chunk that came too late to matter: what is queued behind it has yet to come.
             self.attendant.sign_of_life(chunk=isinstance(data, bytes))
         match message:
             case Violation():
-                log.warning("%s broke the protocol: %s", self.client, shown(message.detail))
-                self._blame(message.detail)
-                await self._close(message.close_code, message.farewell)
+                await self._end_over(message)
             case Hello():
                 await self._hello(message)
             case Abort(transfer=None):
@@ -129,8 +154,15 @@ class AgentConsumer(AsyncConsumer):
                 await self.send({"type": "websocket.close"})
             case Heartbeat():
                 await self._heartbeat()
+            case Renewed() if self.attendant:
+                self.attendant.renewed(message.token_sha256)
             case Offer() | Chunk() | End() | Abort(transfer=UUID()) if self.attendant:
                 self.attendant.receive(message)
+
+    async def _end_over(self, violation: Violation) -> None:
+        log.warning("%s broke the protocol: %s", self.client, shown(violation.detail))
+        self._blame(violation.detail)
+        await self._close(violation.close_code, violation.farewell)
 
     def _blame(self, detail: str) -> None:
         if self.attendant is not None:
@@ -147,11 +179,13 @@ class AgentConsumer(AsyncConsumer):
         if self.session.link is not Link.CLOSED:
             await self.send({"type": "websocket.send", "text": self.session.send(message)})
 
-    async def _reply(self, message: Outgoing) -> None:
+    async def _reply(self, message: Outgoing | Renew) -> None:
         """Send for an intake. An `abort` of the agent may have ended its conversation meanwhile."""
-        over = message.transfer and self.session.stage(message.transfer) in OVER
-        if isinstance(message, Request) or not over:
-            await self._say(message)
+        if not isinstance(message, Request | Renew):
+            over = message.transfer and self.session.stage(message.transfer) in OVER
+            if over:
+                return
+        await self._say(message)
 
     async def _close(self, code: CloseCode, farewell: Abort) -> None:
         """Say why in a message, because daphne drops close reasons, and close."""
@@ -169,12 +203,19 @@ class AgentConsumer(AsyncConsumer):
     async def _hello(self, hello: Hello) -> None:
         if self.impatience is not None:
             self.impatience.cancel()
-        epoch = await database_sync_to_async(self.client.came_online)(
-            platform=hello.platform, hostname=hello.hostname, agent_version=hello.agent_version
-        )
+        try:
+            epoch = await database_sync_to_async(self.client.came_online)(
+                platform=hello.platform,
+                hostname=hello.hostname,
+                agent_version=hello.agent_version,
+                renewable=hello.renewable,
+            )
+        except ClientConflict as conflict:
+            await self._close(CloseCode.REVOKED, Abort(None, "revoked", conflict.detail))
+            return
         log.info("Registered client %s", self.client)
         now = timezone.now().isoformat()
-        await self._say(Welcome(self.client.pk, HEARTBEAT, MAX_CHUNK, now))
+        await self._say(Welcome(self.client.pk, HEARTBEAT, settings.MAX_CHUNK, now))
         self.attendant = Attendant(
             self.client,
             epoch,
@@ -182,12 +223,15 @@ class AgentConsumer(AsyncConsumer):
             self._reply,
             self._close,
             channel_name=self.channel_name,
+            renewable=hello.renewable,
         )
 
     async def _heartbeat(self) -> None:
+        if not self.heartbeats.take():
+            code = CloseCode.POLICY_VIOLATION
+            await self._end_over(Violation("protocol_error", "too many heartbeats", code))
+            return
         await self._say(Heartbeat())
-        if self.attendant is not None:
-            self.attendant.ring()
 
     async def _leave(self) -> None:
         """The socket is gone, or the server stops."""

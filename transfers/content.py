@@ -10,6 +10,10 @@ from django.utils.http import content_disposition_header
 
 BLOCK = 1024 * 1024
 
+UNTRUSTED = "default-src 'none'; frame-ancestors 'none'; sandbox"
+"""The Content-Security-Policy of what an agent has sent: should a browser show it all the same, it is
+nobody's page and runs nothing."""
+
 
 class Unsatisfiable(Exception):
     """No byte of the range is in the file."""
@@ -60,6 +64,7 @@ def file_response(
     response["Content-Length"] = str(last + 1 - first)
     response["Content-Disposition"] = str(content_disposition_header(True, path.name))
     response["X-Content-Type-Options"] = "nosniff"
+    response["Content-Security-Policy"] = UNTRUSTED
     response["Accept-Ranges"] = "bytes"
     response["ETag"] = quoted
     if asked:

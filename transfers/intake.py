@@ -9,28 +9,33 @@ written.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 
 from agent.wire.display import shown
-from agent.wire.messages import Ack, Cancel, End, Landed, Offer, Request, Start
+from agent.wire.messages import CODEC_RAW, Ack, Cancel, Chunk, End, Landed, Offer, Request, Start
 
-from . import storage
 from .arrival import Arrival, in_thread
 from .attempt import Attempt, Refused
 from .claim import Claim
 from .dialogue import Dialogue, HangUp, Pulse, Reply
-from .inbox import FromAgent, Reason, Withdrawn
-from .models import MAX_SOURCE_CHANGES, Transfer
+from .inbox import Broken, FromAgent, Reason, Withdrawn
+from .limits import Limits
+from .models import MAX_SOURCE_CHANGES, StatusConflict, Transfer
 from .progress import Progress
-from .storage import PartialBusy
+from .storage import Buffer, PartialBusy
+from .turns import Turn
+from .unpacking import BadFrame, unpacked
 
 log = logging.getLogger(__name__)
 
 
 class Intake:
-    """One transfer, claimed by the connection of `epoch`; see `Dialogue` for its agent's side."""
+    """One transfer, claimed by the connection of `epoch`; see `Dialogue` for its agent's side.
+
+    `codec` is what its agent may send chunks in.
+    """
 
     def __init__(
         self,
@@ -40,13 +45,21 @@ class Intake:
         hang_up: HangUp,
         pulse: Pulse,
         *,
+        turn: Turn,
+        codec: str = CODEC_RAW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transfer = transfer
+        self._codec = codec
         self._clock = clock
         self._claim = Claim(transfer, epoch)
-        self._dialogue = Dialogue(transfer.pk, reply, hang_up, pulse, clock)
+        self._limits = Limits(transfer, clock)
+        self._turn = turn
+        least_rate = settings.MIN_RATE / settings.MAX_ACTIVE_PER_CLIENT
+        self._dialogue = Dialogue(transfer.pk, reply, hang_up, pulse, clock, least_rate=least_rate)
         self._attempt = Attempt(self._claim, self._dialogue)
+        self._ack: Ack | None = None
+        """The last one, once it was started; `start` itself counts as one."""
 
     # Fed by the connection ----------------------------------------------------------------------
 
@@ -62,6 +75,14 @@ class Intake:
         """Nobody wants it any more: tell the agent at once, whatever the disk is busy with."""
         self._dialogue.leave(Withdrawn())
         await self._dialogue.stop(Cancel(self.transfer.pk))
+
+    async def limit_rate(self, rate_limit: int | None) -> None:
+        """What the row says now: the agent is told at once, or with `start`."""
+        if rate_limit == self.transfer.rate_limit:
+            return
+        self.transfer.rate_limit = rate_limit
+        if self._ack is not None:
+            await self._acknowledge(replace(self._ack, rate_limit=rate_limit))
 
     # Works in a task of its own -----------------------------------------------------------------
 
@@ -80,7 +101,7 @@ class Intake:
             fingerprint=offer.fingerprint,
             checkpoint=begin,
         )
-        await self._check_room(offer)
+        await self._limits.may_begin(offer.size - begin)
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
             shown(offer.name),
@@ -88,14 +109,21 @@ class Intake:
             offer.size,
             f", from byte {begin}" if begin else "",
         )
-        rest = (begin, offer.size - begin)
-        await self._dialogue.start(Start(self.transfer.pk, (rest,), limit=settings.WINDOW))
+        await self._start(begin, offer.size - begin)
         with Progress(offer.name, self.transfer.client_id, offer.size, begin) as progress:
             await self._rehash(arrival)
-            end = await self._receive(arrival, progress)
+            end = await self._receive(offer, arrival, progress)
             progress.finish()
         self._attempt.all_sent = True
         await self._land(arrival, offer, end)
+
+    async def _start(self, begin: int, length: int) -> None:
+        pk, rate_limit = self.transfer.pk, self.transfer.rate_limit
+        self._ack = Ack(pk, 0, settings.WINDOW, begin, rate_limit)
+        self._dialogue.limit_rate(rate_limit)
+        await self._dialogue.start(
+            Start(pk, ((begin, length),), settings.WINDOW, self._codec, rate_limit)
+        )
 
     async def _ask(self) -> Offer:
         fingerprint = self.transfer.fingerprint if self.transfer.checkpoint else None
@@ -135,19 +163,6 @@ class Intake:
                 "storage_error", "Another process holds the partial file."
             ) from None
 
-    async def _check_room(self, offer: Offer) -> None:
-        """Whether the disk has room for what is still to come, of this file and of all others."""
-        free = await in_thread(storage.free_space, settings.PARTIAL_DIR)
-        to_come = await database_sync_to_async(Transfer.objects.bytes_to_come)(
-            self.transfer.created_at
-        )
-        if free - to_come < settings.MIN_FREE_SPACE:
-            raise Refused(
-                "storage_full",
-                f"No room for {offer.name}: {free} bytes are free, {to_come} are still to come, of this "
-                f"file and others, and {settings.MIN_FREE_SPACE} stay free (SILENTMODE_MIN_FREE_SPACE).",
-            )
-
     async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""
         while not arrival.hashed:
@@ -155,29 +170,58 @@ class Intake:
                 raise self._dialogue.leaving
             await arrival.rehash()
 
-    async def _receive(self, arrival: Arrival, progress: Progress) -> End:
+    async def _receive(self, offer: Offer, arrival: Arrival, progress: Progress) -> End:
         """Write chunks as they come, until `end`; give new credit for what is written."""
         while True:
             chunks, last = await self._dialogue.next_batch(arrival.checkpoint_in())
             if chunks:
-                await arrival.write([chunk.payload for chunk in chunks])
+                await arrival.write(await self._unpack(chunks))
+                self._attempt.uncounted_wire += sum(len(chunk.payload) for chunk in chunks)
                 progress.update(arrival.offset)
             await arrival.keep_books()
             if isinstance(last, End):
                 return last
             if last is not None:
                 raise last
+            await self._limits.may_go_on(offer.size - arrival.offset)
+            self._turn.go_on(sum(chunk.length for chunk in chunks))
             if chunks:
-                await self._acknowledge(arrival)
+                written = arrival.offset - arrival.begin
+                await self._acknowledge(
+                    Ack(
+                        self.transfer.pk,
+                        written,
+                        written + settings.WINDOW,
+                        arrival.checkpointed,
+                        self.transfer.rate_limit,
+                    )
+                )
 
-    async def _acknowledge(self, arrival: Arrival) -> None:
-        written = arrival.offset - arrival.begin
-        limit = written + settings.WINDOW
-        ack = Ack(self.transfer.pk, written, limit, arrival.checkpointed)
+    async def _unpack(self, chunks: list[Chunk]) -> list[Buffer]:
+        """The source bytes of a batch. Raises Broken, and has ended the conversation with that."""
+        if all(chunk.codec == CODEC_RAW for chunk in chunks):
+            return [chunk.payload for chunk in chunks]
+        try:
+            return await in_thread(unpacked, chunks)
+        except BadFrame as bad:
+            await self._dialogue.break_off(str(bad))
+            raise Broken(str(bad)) from None
+
+    async def _acknowledge(self, ack: Ack) -> None:
+        self._ack = ack
+        self._dialogue.limit_rate(ack.rate_limit)
         await self._dialogue.acknowledge(ack)
 
-    async def _record(self, received: int, checkpoint: int) -> None:
-        await self._claim.do(Transfer.progressed, received=received, checkpoint=checkpoint)
+    async def _record(self, received: int, checkpoint: int, written: int) -> None:
+        wire = self._attempt.uncounted_wire
+        await self._claim.do(
+            Transfer.progressed,
+            received=received,
+            checkpoint=checkpoint,
+            written=written,
+            wire=wire,
+        )
+        self._attempt.uncounted_wire -= wire
 
     async def _land(self, arrival: Arrival, offer: Offer, end: End) -> None:
         """Verify, sync, rename, and only then say so."""
@@ -189,12 +233,23 @@ class Intake:
                 f"{offer.name}: the agent read {end.sha256}, {arrival.hexdigest()} arrived.",
                 keep=False,
             )
-        final = await self._claim.do(Transfer.verified, sha256=end.sha256)
+        wire = self._attempt.uncounted_wire
+        final = await self._claim.do(Transfer.verified, sha256=end.sha256, wire=wire)
+        self._attempt.uncounted_wire -= wire
         await arrival.land(final)
         self._attempt.in_place = True
-        await self._claim.do(Transfer.landed)
+        await self._landed(arrival)
         log.info("Finished receiving from %s", self.transfer.client_id)
         log.info("Final SHA256: %s", end.sha256)
         log.info("✅ Hash verified successfully")
         log.info("Saved %s", final)
         await self._dialogue.land(Landed(self.transfer.pk, end.sha256))
+
+    async def _landed(self, arrival: Arrival) -> None:
+        """The row says so, and what was written last counts with it: not twice, if the answer is lost."""
+        written, arrival.uncounted = arrival.uncounted, 0
+        try:
+            await self._claim.do(Transfer.landed, written=written)
+        except StatusConflict:
+            arrival.uncounted = written
+            raise

@@ -13,12 +13,15 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 
 from channels.db import database_sync_to_async
+from django.utils import timezone
 from twisted.internet.defer import Deferred
 
-from . import recovery
+from . import dispatch, recovery
+from .models import Client
 
 STOPS = "The server is being stopped."
 
@@ -30,6 +33,13 @@ STOP_SECONDS = 9.5
 
 TEND_SECONDS = 5.0
 """How often this process looks at rows that no connection looks after."""
+
+RING_SECONDS = 2.0
+"""How often this process looks for clients whose connections were to look at their rows. Without Redis
+nothing else tells it what a management command has done: revoked a client, say."""
+
+RING_AGAIN = timedelta(seconds=3 * RING_SECONDS)
+"""A ring costs one look, so each is heard about three times, and a round that failed loses none."""
 
 log = logging.getLogger(__name__)
 
@@ -74,21 +84,29 @@ def install() -> None:
 
 
 def _start() -> None:
-    task = asyncio.get_event_loop().create_task(_tend_for_ever())
-    _tasks.add(task)
+    tend = database_sync_to_async(recovery.tend)
+    for what, seconds in ((tend, TEND_SECONDS), (_ring_late, RING_SECONDS)):
+        _tasks.add(asyncio.get_event_loop().create_task(_for_ever(what, seconds)))
 
 
 _tasks: set["asyncio.Task[None]"] = set()
 """An event loop holds no tasks itself."""
 
 
-async def _tend_for_ever() -> None:
+async def _for_ever(what: Callable[[], Awaitable[object]], seconds: float) -> None:
     while not is_stopping():
         try:
-            await database_sync_to_async(recovery.tend)()
+            await what()
         except Exception:  # say, the database restarts: the next round does it
-            log.exception("could not look after the transfers")
-        await asyncio.sleep(TEND_SECONDS)
+            log.exception("could not look after the rows")
+        await asyncio.sleep(seconds)
+
+
+async def _ring_late() -> None:
+    """Ring again for whom it was rung lately, as that may have been in a process that none of ours hears."""
+    since = timezone.now() - RING_AGAIN
+    for client_id in await database_sync_to_async(Client.rung_since)(since):
+        await dispatch.ring(client_id)
 
 
 def _stop() -> "Deferred[bool]":

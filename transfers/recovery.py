@@ -3,8 +3,10 @@
 import logging
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
+from axes.models import AccessAttempt
 from django.conf import settings
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +14,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from . import storage
-from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer
+from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer, forget_old, note_end
 
 ORPHAN_SECONDS = 24 * 3600
 """A partial file that no transfer needs is removed after this long without a write."""
@@ -28,13 +30,16 @@ class Report:
     completed: int = 0
     expired: int = 0
     removed: int = 0
+    aged: int = 0
+    """Landed files that were removed because they were kept for `SILENTMODE_KEEP_DAYS`."""
     missing: tuple[str, ...] = ()
     """Files of `completed` transfers that are not in the downloads any more."""
 
     def __str__(self) -> str:
         return (
             f"{self.interrupted} interrupted, {self.completed} completed, {self.expired} expired, "
-            f"{self.removed} leftover files removed, {len(self.missing)} landed files missing"
+            f"{self.removed} leftover files removed, {self.aged} old landed files removed, "
+            f"{len(self.missing)} landed files missing"
         )
 
 
@@ -94,22 +99,43 @@ def sweep() -> Report:
     _revoke_late()
     for transfer in Transfer.objects.filter(status__in=ACTIVE).select_related("client"):
         _settle(transfer, report)
+    report.aged = _remove_aged()
+    kept = Transfer.objects.filter(status=Status.COMPLETED, removed_at=None)
     report.missing = tuple(
         transfer.file or ""
-        for transfer in Transfer.objects.filter(status=Status.COMPLETED).iterator()
+        for transfer in kept.iterator()
         if transfer.landed_path is None or not transfer.landed_path.is_file()
     )
     for name in report.missing:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
+    forget_old()
+    AccessAttempt.objects.filter(
+        attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME
+    ).delete()
+    note_end()
     return report
+
+
+def _remove_aged() -> int:
+    """Remove landed files that are older than they are kept, and that nobody holds."""
+    if not settings.KEEP_DAYS:
+        return 0
+    removed = 0
+    landed_before = timezone.now() - timedelta(days=settings.KEEP_DAYS)
+    for transfer in Transfer.objects.landed_before(landed_before).iterator():
+        try:
+            removed += transfer.remove_landed(landed_before)
+        except OSError as error:
+            log.warning("sweep: %s could not be removed: %s", transfer.file, error)
+    return removed
 
 
 def _revoke_late() -> None:
     """Fail what was asked of a client in the very moment of its revocation."""
     revoked = Client.objects.exclude(revoked_at=None)
     for client in revoked.filter(transfers__in=Transfer.objects.live()).distinct():
-        client.revoke()
+        client.fail_transfers()
 
 
 def _settle(transfer: Transfer, report: Report) -> None:

@@ -2,23 +2,34 @@
 
 from typing import Any
 
+from django.conf import settings
+from django.core.validators import RegexValidator
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agent.wire.messages import MAX_PATH
 
-from .models import Client, Status, Transfer
+from .models import Client, ClientStatus, Label, Status, Transfer
+from .models.client import client_id_validator
+from .models.label import label_validator
+
+LEAST_RATE = 1024
+"""Bytes a second, as for an agent's own limit: what is slower would be taken for what hangs."""
 
 
 class ClientSerializer(serializers.ModelSerializer[Client]):
     online = serializers.BooleanField(read_only=True)
-    labels = serializers.ListField(child=serializers.CharField(), read_only=True)
+    status = serializers.ChoiceField(ClientStatus.choices, read_only=True)
+    labels: serializers.SlugRelatedField[Label] = serializers.SlugRelatedField(
+        slug_field="name", many=True, read_only=True
+    )
 
     class Meta:
         model = Client
         fields = (
             "id",
+            "status",
             "online",
             "last_seen",
             "platform",
@@ -26,6 +37,8 @@ class ClientSerializer(serializers.ModelSerializer[Client]):
             "agent_version",
             "labels",
             "created_at",
+            "enrolled_at",
+            "rotate_requested_at",
         )
         read_only_fields = fields
 
@@ -58,6 +71,7 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
             "size",
             "received",
             "checkpoint",
+            "wire_bytes",
             "sha256",
             "source_sha256",
             "file",
@@ -65,10 +79,14 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
             "error",
             "next_attempt_at",
             "requested_by",
+            "reason",
             "created_at",
             "started_at",
             "finished_at",
             "deadline",
+            "held",
+            "removed_at",
+            "rate_limit",
         )
         read_only_fields = fields
 
@@ -105,6 +123,24 @@ class StrictCharField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class RateField(serializers.IntegerField):
+    """Bytes a second; null: no limit. Refuses strings and truth values."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_null=True,
+            min_value=LEAST_RATE,
+            max_value=2**63 - 1,
+            help_text="Bytes a second that its agent sends at most; null: no limit of the server's.",
+            **options,
+        )
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class DownloadSerializer(StrictSerializer):
     """The body of `POST /download/<client_id>`."""
 
@@ -121,6 +157,64 @@ class DownloadSerializer(StrictSerializer):
         help_text="Ask even while another transfer of the same file is under way. Without it, that one "
         "is the answer.",
     )
+
+    reason = StrictCharField(
+        default="",
+        allow_blank=True,
+        max_length=500,
+        help_text="Why it is asked for: for the audit log. SILENTMODE_REQUIRE_REASON makes it mandatory.",
+    )
+
+    rate_limit = RateField(default=None)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if settings.REQUIRE_REASON and not attrs["reason"]:
+            raise serializers.ValidationError(
+                {"reason": ["Say why you ask for the file: this server wants a reason."]}
+            )
+        return attrs
+
+
+class RateSerializer(StrictSerializer):
+    """The body of `PATCH /api/v1/transfers/<id>/`."""
+
+    rate_limit = RateField()
+
+
+class LabelsSerializer(StrictSerializer):
+    """The body of `PATCH /api/v1/clients/<id>/`."""
+
+    labels = serializers.ListField(
+        child=StrictCharField(max_length=64, validators=[label_validator]), max_length=100
+    )
+
+
+class EnrolSerializer(StrictSerializer):
+    """The body of `POST /api/v1/enrol/`."""
+
+    code = StrictCharField(max_length=100)
+    token_sha256 = StrictCharField(
+        trim_whitespace=False,
+        validators=[RegexValidator(r"\A[0-9a-f]{64}\Z", "64 lower-case hexadecimal digits.")],
+        help_text="SHA-256 of the token that the agent has made; the token itself stays with it.",
+    )
+    client = StrictCharField(
+        required=False,
+        allow_null=True,
+        default=None,
+        trim_whitespace=False,
+        validators=[client_id_validator],
+        help_text="The id that a key's new client is to have; null or missing: its host name.",
+    )
+    hostname = StrictCharField(default="", allow_blank=True, max_length=255)
+    platform = StrictCharField(default="", allow_blank=True, max_length=255)
+
+
+class EnrolledSerializer(serializers.Serializer[Any]):
+    """Which client the machine is, and whether it may connect at once."""
+
+    client = serializers.CharField()
+    status = serializers.ChoiceField([ClientStatus.ACTIVE.value, ClientStatus.PENDING.value])
 
 
 class RequestSerializer(DownloadSerializer):

@@ -178,10 +178,11 @@ class PartialFile:
 
     def checkpoint(self) -> int:
         """Sync what is written; the offset up to which bytes are on disk. Raises StorageError."""
+        offset = self.offset  # another thread may write on meanwhile
         with _disk_errors(), self._for_the_last_time_if_it_fails():
             _fdatasync(self._descriptor)
-        self.checkpointed = self.offset
-        return self.offset
+        self.checkpointed = offset
+        return offset
 
     @contextlib.contextmanager
     def _for_the_last_time_if_it_fails(self) -> Iterator[None]:

@@ -1,143 +1,159 @@
 """The HTTP API. A view looks up, checks the right, calls one verb of the model, and answers."""
 
-import logging
-import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from django.conf import settings
-from django.core.exceptions import DisallowedHost
-from django.db import connection
-from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
-from django.views.decorators.http import require_GET
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_view,
+)
 from rest_framework import exceptions, mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import exception_handler
 
-from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 
-from . import content, lifecycle
-from .auth import Action, AgentRefused, authenticate_agent
+from . import content
+from .access import Action, clients_of, missed, transfers_of
+from .filters import TransferFilter
 from .models import (
     Client,
+    Event,
     Status,
-    StatusConflict,
     Transfer,
     asked_before,
     is_client_id,
+    record,
     request_file,
 )
+from .refusals import Conflict, Gone
 from .serializers import (
     ClientSerializer,
     DownloadSerializer,
     ErrorSerializer,
+    LabelsSerializer,
+    RateSerializer,
     RequestSerializer,
     TransferSerializer,
 )
 
-log = logging.getLogger(__name__)
+Row = TypeVar("Row", bound=Model)
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
-    str,
+    {"type": "string", "minLength": 1, "maxLength": 255},
     OpenApiParameter.HEADER,
     description="A repeated request with the same key gets the first one's transfer.",
 )
-ACCEPTED = {
-    202: TransferSerializer,
-    **{code: OpenApiResponse(ErrorSerializer) for code in (400, 401, 403, 404, 409, 415)},
-}
-REFUSALS = {code: OpenApiResponse(ErrorSerializer) for code in (401, 403, 404)}
 CONFLICT = {409: OpenApiResponse(ErrorSerializer)}
+ACCEPTED = {202: TransferSerializer, **CONFLICT}
 
 
-class Conflict(exceptions.APIException):
-    status_code = 409
-    default_code = "conflict"
+class Scoped(viewsets.GenericViewSet[Row]):
+    """Rows within the user's scope; to miss one is on record."""
+
+    def get_object(self) -> Row:
+        try:
+            return super().get_object()
+        except Http404:
+            self.missed()
+            raise
+
+    def missed(self) -> None:
+        missed(self.request.user, action=self.action, path=self.request.path)
 
 
-def error_response(error: Exception, context: dict[str, Any]) -> Response | None:
-    """Every refusal of the API as `{"code": …, "detail": …}`."""
-    if isinstance(error, StatusConflict):
-        error = Conflict(str(error))
-    if isinstance(error, Http404):
-        error = exceptions.NotFound(str(error) or None)
-    response = exception_handler(error, context)
-    if response is not None:
-        code = "invalid"
-        if isinstance(error, exceptions.APIException) and not isinstance(
-            error, exceptions.ValidationError
-        ):
-            code = str(error.get_codes())
-        detail = _sentence(response.data)
-        if isinstance(error, exceptions.UnsupportedMediaType):
-            detail += " Send JSON, with Content-Type: application/json."
-        response.data = {"code": code, "detail": detail}
-    return response
-
-
-def _sentence(data: Any, field: str = "") -> str:
-    """DRF's nested lists and dictionaries of errors as one line that names the fields."""
-    if isinstance(data, dict):
-        names: dict[str, str] = {"detail": "", "non_field_errors": ""}
-        return " ".join(
-            _sentence(value, names.get(str(key), str(key))) for key, value in data.items()
-        )
-    if isinstance(data, list):
-        return " ".join(_sentence(value, field) for value in data)
-    return f"{field}: {data}" if field else str(data)
-
-
-def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
-    detail = "The request is malformed."
-    if isinstance(exception, DisallowedHost):
-        host = shown(request.META.get("HTTP_HOST", ""))
-        detail = f"This server does not answer as {host}; SILENTMODE_ALLOWED_HOSTS names its hosts."
-        log.warning("Refused a request: %s", detail)
-    return JsonResponse({"code": "bad_request", "detail": detail}, status=400)
-
-
-def server_error(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"code": "internal", "detail": ERRORS["internal"].sentence}, status=500)
-
-
-def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
-    return JsonResponse({"code": "not_found", "detail": "There is no such page."}, status=404)
-
-
-class ClientViewSet(viewsets.ReadOnlyModelViewSet[Client]):
-    """The machines that files can be pulled from."""
+class ClientViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[Client]):
+    """The machines that files can be pulled from: those within the user's scope."""
 
     queryset = Client.objects.all()
     serializer_class = ClientSerializer
     lookup_value_regex = "[^/]+"
-    takes = {"list": Action.SEE_CLIENTS, "retrieve": Action.SEE_CLIENTS}
+    takes = {
+        "list": Action.SEE_CLIENT,
+        "retrieve": Action.SEE_CLIENT,
+        "partial_update": Action.LABEL_CLIENT,
+        "approve": Action.MANAGE_CLIENT,
+        "rotate": Action.MANAGE_CLIENT,
+        "revoke": Action.MANAGE_CLIENT,
+    }
+
+    def get_queryset(self) -> QuerySet[Client]:
+        return clients_of(self.request.user).prefetch_related("labels")
+
+    @extend_schema(request=LabelsSerializer, responses=ClientSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Give a client these labels, and no others."""
+        client = self.get_object()
+        body = LabelsSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        client.label(body.validated_data["labels"])
+        return self._answer(client)
+
+    @extend_schema(request=None, responses={200: ClientSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def approve(self, request: Request, pk: str) -> Response:
+        """Let in a client that enrolled itself with a key; it comes online by itself."""
+        client = self.get_object()
+        client.approve()
+        return self._answer(client)
+
+    @extend_schema(request=None, responses={200: ClientSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def rotate(self, request: Request, pk: str) -> Response:
+        """Give a client a new token over its connection, without an interruption."""
+        client = self.get_object()
+        client.rotate()
+        return self._answer(client)
+
+    @extend_schema(request=None, responses=ClientSerializer)
+    @action(detail=True, methods=["post"])
+    def revoke(self, request: Request, pk: str) -> Response:
+        """Refuse a client from now on: its connection is closed, and what was asked of it fails."""
+        client = self.get_object()
+        client.revoke()
+        return self._answer(client)
+
+    def _answer(self, client: Client) -> Response:
+        return Response(self.get_serializer(self.get_queryset().get(pk=client.pk)).data)
 
 
-class TransferViewSet(
-    mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Transfer]
-):
+@extend_schema_view(
+    list=extend_schema(
+        parameters=[
+            OpenApiParameter("status", str, enum=[*Status.values, ""], description="Empty: all.")
+        ]
+    )
+)
+class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[Transfer]):
     """Requests for files, from the asking until the landing."""
 
     queryset = Transfer.objects.select_related("requested_by")
     serializer_class = TransferSerializer
-    filterset_fields = ("client", "status")
+    filterset_class = TransferFilter
     lookup_value_regex = "[0-9a-fA-F-]{36}"
     lookup_value_converter = "uuid"
     takes = {
-        "list": Action.SEE_TRANSFERS,
-        "retrieve": Action.SEE_TRANSFERS,
-        "content": Action.SEE_TRANSFERS,
+        "list": Action.SEE_TRANSFER,
+        "retrieve": Action.SEE_TRANSFER,
+        "content": Action.FETCH_FILE,
         "create": Action.REQUEST_FILE,
         "download": Action.REQUEST_FILE,
+        "partial_update": Action.STEER_TRANSFER,
         "cancel": Action.STEER_TRANSFER,
         "retry": Action.STEER_TRANSFER,
+        "hold": Action.STEER_TRANSFER,
+        "release": Action.STEER_TRANSFER,
     }
+
+    def get_queryset(self) -> QuerySet[Transfer]:
+        return transfers_of(self.request.user).select_related("requested_by", "client")
 
     @extend_schema(request=RequestSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def create(self, request: Request) -> Response:
@@ -147,7 +163,7 @@ class TransferViewSet(
             return self._answer(asked)
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
-        client = _client(values.pop("client"))
+        client = self._client(values.pop("client"))
         if values.pop("if_offline") == "fail" and not client.online:
             raise Conflict(f"Client {client} is offline.", code="client_offline")
         return self._ask(client, **values)
@@ -159,7 +175,7 @@ class TransferViewSet(
         if asked := self._asked_before(body.initial_data, client_id):
             return self._answer(asked)
         body.is_valid(raise_exception=True)
-        return self._ask(_client(client_id), **body.validated_data)
+        return self._ask(self._client(client_id), **body.validated_data)
 
     @property
     def _idempotency_key(self) -> str | None:
@@ -172,6 +188,8 @@ class TransferViewSet(
         """The transfer of an earlier request with this key, whatever has become of its client since."""
         key = self._idempotency_key
         transfer = asked_before(self.request.user, key) if key else None
+        if transfer is not None:
+            self._client(transfer.client_id)  # the user's scope may be narrower by now
         if transfer is not None and isinstance(body, Mapping):
             wanted = (client_id or body.get("client"), body.get("path"))
             if wanted != (transfer.client_id, transfer.path):
@@ -179,9 +197,17 @@ class TransferViewSet(
                 raise Conflict(sentence, code="idempotency_key_reused")
         return transfer
 
+    def _client(self, client_id: str) -> Client:
+        # A name that cannot be a client's may be one that the database refuses to look for (NUL).
+        mine = clients_of(self.request.user)
+        known = is_client_id(client_id) and mine.filter(pk=client_id).first()
+        if not known:
+            self.missed()
+            raise exceptions.NotFound(f"There is no client {client_id!r}.")
+        return known
+
     def _ask(self, client: Client, **values: Any) -> Response:
-        if client.revoked_at is not None:
-            raise Conflict(f"The access of client {client} was revoked.", code="revoked")
+        client.check_served()
         return self._answer(
             request_file(
                 client,
@@ -196,7 +222,16 @@ class TransferViewSet(
         data = self.get_serializer(transfer).data
         return Response(data, status.HTTP_202_ACCEPTED, headers={"Location": url})
 
-    @extend_schema(request=None, responses={200: TransferSerializer, **REFUSALS, **CONFLICT})
+    @extend_schema(request=RateSerializer, responses={200: TransferSerializer, **CONFLICT})
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Make a transfer slower or faster, also in the middle."""
+        transfer = self.get_object()
+        body = RateSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        transfer.limit_rate(body.validated_data["rate_limit"])
+        return Response(self.get_serializer(transfer).data)
+
+    @extend_schema(request=None, responses={200: TransferSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
         """Stop a transfer that has not ended."""
@@ -204,7 +239,7 @@ class TransferViewSet(
         transfer.cancel()
         return Response(self.get_serializer(transfer).data)
 
-    @extend_schema(request=None, responses={200: TransferSerializer, **REFUSALS, **CONFLICT})
+    @extend_schema(request=None, responses={200: TransferSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str) -> Response:
         """Start a failed transfer anew, from its last checkpoint if the source is still the same."""
@@ -212,12 +247,28 @@ class TransferViewSet(
         transfer.retry()
         return Response(self.get_serializer(transfer).data)
 
+    @extend_schema(request=None, responses={200: TransferSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def hold(self, request: Request, pk: str) -> Response:
+        """Keep the landed file, however old it grows."""
+        return self._hold(held=True)
+
+    @extend_schema(request=None, responses={200: TransferSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def release(self, request: Request, pk: str) -> Response:
+        """Keep the landed file no longer than others."""
+        return self._hold(held=False)
+
+    def _hold(self, *, held: bool) -> Response:
+        transfer = self.get_object()
+        transfer.hold(held=held)
+        return Response(self.get_serializer(transfer).data)
+
     @extend_schema(
         responses={
             (200, "application/octet-stream"): OpenApiTypes.BINARY,
             (206, "application/octet-stream"): OpenApiTypes.BINARY,
             416: None,
-            **REFUSALS,
             **CONFLICT,
             **{info.http_status: OpenApiResponse(ErrorSerializer) for info in ERRORS.values()},
         }
@@ -234,49 +285,17 @@ class TransferViewSet(
             return Response(answer, status_code)
         if transfer.status != Status.COMPLETED or path is None:
             raise Conflict(f"The file has not landed: the transfer is {transfer.status}.")
+        if transfer.removed_at is not None:
+            raise Gone("The file was removed: it was as old as landed files are kept.")
+        wanted = request.headers.get("Range", "")
         try:
-            return content.file_response(
+            response = content.file_response(
                 path,
                 etag=transfer.sha256,
-                wanted=request.headers.get("Range", ""),
+                wanted=wanted,
                 if_range=request.headers.get("If-Range", ""),
             )
         except FileNotFoundError:
             raise exceptions.NotFound("The file was removed from the server.") from None
-
-
-def _client(client_id: str) -> Client:
-    # A name that cannot be a client's may be one that the database refuses to look for (NUL).
-    known = is_client_id(client_id) and Client.objects.filter(pk=client_id).first()
-    if not known:
-        raise exceptions.NotFound(f"There is no client {client_id!r}.")
-    return known
-
-
-@require_GET
-def agent_door(request: HttpRequest, client_id: str) -> JsonResponse:
-    """Tell an agent whose WebSocket handshake was refused why: a refusal there is a bare 403."""
-    if lifecycle.is_stopping():
-        answer = {"code": "stopping", "detail": lifecycle.STOPS}
-        return JsonResponse(answer, status=503, headers={"Retry-After": lifecycle.RETRY_AFTER})
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    try:
-        authenticate_agent(client_id, headers)
-    except AgentRefused as refused:
-        answer = {"code": refused.code, "detail": refused.detail}
-        return JsonResponse(answer, status=refused.status)
-    answer = {"code": "upgrade_required", "detail": "Connect by WebSocket, speaking silentmode.v1."}
-    return JsonResponse(answer, status=426, headers={"Upgrade": "websocket"})
-
-
-@require_GET
-def healthz(request: HttpRequest) -> JsonResponse:
-    """200 when the database and the data directory answer; for load balancers and monitors."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-        with tempfile.TemporaryFile(dir=settings.PARTIAL_DIR) as file:
-            file.write(b"healthy")
-    except Exception as error:
-        return JsonResponse({"code": "unhealthy", "detail": type(error).__name__}, status=503)
-    return JsonResponse({"code": "healthy"})
+        record(Event.FETCHED, transfer=transfer, sha256=transfer.sha256, range=wanted[:100])
+        return response

@@ -6,6 +6,8 @@ types and bad values are refused with a sentence.
 """
 
 import json
+import math
+import re
 from dataclasses import MISSING, fields
 from typing import Any
 from uuid import UUID
@@ -13,7 +15,7 @@ from uuid import UUID
 from .errors import CloseCode, RemoteProtocolError
 from .messages import (
     CODEC_NUMBERS,
-    CODEC_RAW,
+    CODEC_ZSTD,
     MAX_TEXT,
     Abort,
     Ack,
@@ -26,6 +28,8 @@ from .messages import (
     Landed,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Start,
     Welcome,
@@ -45,8 +49,39 @@ TEXT_MESSAGES: dict[str, type[Message]] = {
         Abort,
         Cancel,
         Heartbeat,
+        Renew,
+        Renewed,
     )
 }
+
+LONGEST: dict[type[Message], int] = {
+    Hello: 20 * 1024,
+    Welcome: 4 * 1024,
+    Request: 52 * 1024,
+    Offer: 56 * 1024,
+    Start: 46 * 1024,
+    Ack: 1024,
+    End: 8 * 1024,
+    Landed: 1024,
+    Abort: MAX_TEXT,
+    Cancel: 1024,
+    Heartbeat: 256,
+    Renew: 1024,
+    Renewed: 512,
+}
+"""Characters that a message of each type may have: its longest fields with each character escaped as
+JSON (12 for an emoji: a path of 4,096 makes 49,152), and some room for a newer peer's fields."""
+
+MAX_DEPTH = 8
+"""Lists and objects in one another: ours have 3 (`start`), and a newer peer may have more to say."""
+
+MAX_DIGITS = 20
+"""Of a number: 2**63 has 19, and a sign."""
+
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A JSON string, or what begins like one and never ends: so that no quote is looked at twice."""
+
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def encode(message: Message) -> str | bytes:
@@ -80,31 +115,81 @@ def _decode_chunk(data: bytes) -> Chunk:
     if len(data) <= Chunk.HEADER.size:
         raise BadMessage(f"a binary message of {len(data)} bytes is too short for a chunk")
     transfer, offset, length, codec, flags, reserved = Chunk.HEADER.unpack_from(data)
-    if codec != CODEC_NUMBERS[CODEC_RAW] or flags or reserved:
+    if codec > CODEC_NUMBERS[CODEC_ZSTD] or flags or reserved:
         raise BadMessage("a chunk has an unknown codec or a flag that must be zero")
     payload = memoryview(data)[Chunk.HEADER.size :]
+    if codec == CODEC_NUMBERS[CODEC_ZSTD]:
+        return Chunk(UUID(bytes=transfer), offset, payload, CODEC_ZSTD, length)
     if length != len(payload):
         raise BadMessage(f"a chunk says it carries {length} bytes and carries {len(payload)}")
     return Chunk(UUID(bytes=transfer), offset, payload)
 
 
 def _decode_text(data: str) -> Message:
-    if len(data) > MAX_TEXT:
-        raise RemoteProtocolError(
-            f"a text message of {len(data)} characters; at most {MAX_TEXT}",
-            CloseCode.POLICY_VIOLATION,
-        )
-    try:
-        values = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # RecursionError: nested deeper than the parser goes
-        raise RemoteProtocolError("not a JSON message", CloseCode.INVALID_DATA) from None
+    _check_length("text", data, MAX_TEXT)
+    values = _parse_json(data)
     if not isinstance(values, dict):
         raise BadMessage("a message is a JSON object")
     kind = values.get("type")
     cls = TEXT_MESSAGES.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise BadMessage("a message of an unknown type")
+    _check_length(cls.kind, data, LONGEST[cls])
     return _build(cls, values)
+
+
+def _check_length(kind: str, data: str, most: int) -> None:
+    if len(data) > most:
+        raise RemoteProtocolError(
+            f"a {kind} message of {len(data)} characters; at most {most}",
+            CloseCode.POLICY_VIOLATION,
+        )
+
+
+def _parse_json(data: str) -> object:
+    """The value in a text whose depth was looked at before any parser trusts it."""
+    try:
+        if _depth(data) > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        return json.loads(
+            data,
+            object_pairs_hook=_object,
+            parse_int=_whole,
+            parse_float=_fraction,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError):  # RecursionError: should the parser count otherwise
+        raise RemoteProtocolError("not a JSON message", CloseCode.INVALID_DATA) from None
+
+
+def _depth(data: str) -> int:
+    """How deep lists and objects are in one another at most, in linear time."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", data)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """RFC 8259 leaves open which of two equal keys counts: two readers could read two messages."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key twice")
+    return values
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too long a number")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("too large a number")
+    return number
 
 
 def _refuse_constant(constant: str) -> None:

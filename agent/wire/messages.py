@@ -19,20 +19,28 @@ MAX_CHUNK = 512 * 1024
 MIN_CHUNK = 64 * 1024
 """Where a sender starts, and what every peer must accept: short in time on a slow uplink."""
 
+LEAST_CHUNK = 4096
+"""Smallest payload of a chunk that does not end its range: what a message costs its receiver is bounded
+by the bytes that it brings."""
+
 MAX_TEXT = 64 * 1024
-"""Longest text message, in characters: the longest of ours, a request whose path is 4,096 emoji
-(12 characters each as JSON escapes), has under 50,000."""
+"""Longest text message of any type, in characters; `codec.LONGEST` has what each type may have."""
 
 MAX_NAME = 255
 MAX_PATH = 4096
 MAX_DETAIL = 1000
 MAX_FINGERPRINT = 200
 MAX_RANGES = 1024
+MIN_TOKEN = 32
+MAX_TOKEN = 255
 MAX_OFFSET = 2**63 - 1
 """Sizes and offsets fit a signed 64-bit integer, as in file systems and databases."""
 
 CODEC_RAW = "raw"
-CODEC_NUMBERS = {CODEC_RAW: 0}
+CODEC_ZSTD = "zstd"
+"""One whole zstd frame (RFC 8878) in each chunk, independent of all others."""
+
+CODEC_NUMBERS = {CODEC_RAW: 0, CODEC_ZSTD: 1}
 
 
 class BadMessage(ValueError):
@@ -61,6 +69,11 @@ def _whole(name: str, value: object, most: int = MAX_OFFSET, least: int = 0) -> 
         raise BadMessage(f"{name} must be from {least} to {most}, not {value}")
 
 
+def _rate(value: object) -> None:
+    if value is not None:
+        _whole("rate_limit", value, least=1)
+
+
 def _uuid(name: str, value: object) -> None:
     if not isinstance(value, UUID):
         raise BadMessage(f"{name} must be a UUID")
@@ -69,6 +82,11 @@ def _uuid(name: str, value: object) -> None:
 def _digest(name: str, value: object) -> None:
     if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
         raise BadMessage(f"{name} must be 64 lower-case hexadecimal digits")
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadMessage(f"{name} must be true or false")
 
 
 def _codec(name: str, value: object) -> None:
@@ -87,8 +105,11 @@ class Hello:
     hostname: str
     codecs: tuple[str, ...] = (CODEC_RAW,)
     max_chunk: int = MAX_CHUNK
+    renewable: bool = False
+    """Whether the agent can keep a new token, sent in `renew`."""
 
     def __post_init__(self) -> None:
+        _flag("renewable", self.renewable)
         for name in ("protocol", "agent_version", "platform", "hostname"):
             _text(name, getattr(self, name), most=255)
         _whole("max_chunk", self.max_chunk, least=MIN_CHUNK)
@@ -167,9 +188,13 @@ class Start:
     limit: int
     """Source bytes, counted from this message, that the agent may send (QUIC's MAX_STREAM_DATA)."""
     codec: str = CODEC_RAW
+    """What a chunk may have beside `raw`, which it always may."""
+    rate_limit: int | None = None
+    """Bytes a second that this transfer may have at most, until an `ack` says otherwise; null: no limit."""
 
     def __post_init__(self) -> None:
         _uuid("transfer", self.transfer)
+        _rate(self.rate_limit)
         _whole("limit", self.limit)
         _codec("codec", self.codec)
         if not 1 <= len(self.ranges) <= MAX_RANGES:
@@ -192,7 +217,10 @@ class Chunk:
     transfer: UUID
     offset: int
     payload: bytes | memoryview = field(repr=False)
+    """As it is on the wire."""
     codec: str = CODEC_RAW
+    unpacked: int | None = None
+    """Source bytes in a compressed payload, which must be fewer on the wire; None: it is raw."""
 
     HEADER: ClassVar[struct.Struct] = struct.Struct("!16sQIBBH")
 
@@ -207,27 +235,42 @@ class Chunk:
             bytewise = False
         if not bytewise:
             raise BadMessage("payload must be bytes, or a view of bytes")
+        self._check_length()
+
+    def _check_length(self) -> None:
         if not 1 <= len(self.payload) <= MAX_CHUNK:
             raise BadMessage(f"a chunk carries 1 to {MAX_CHUNK} bytes, not {len(self.payload)}")
+        if (self.codec == CODEC_RAW) is not (self.unpacked is None):
+            raise BadMessage("a chunk has a length of its own if, and only if, it is compressed")
+        if self.unpacked is not None:
+            _whole("length", self.unpacked, most=MAX_CHUNK)
+            if len(self.payload) >= self.unpacked:
+                raise BadMessage("a chunk that compression makes no shorter must be raw")
 
     @property
     def length(self) -> int:
-        """Source bytes in this chunk."""
-        return len(self.payload)
+        """Source bytes in this chunk: what all accounts count."""
+        return len(self.payload) if self.unpacked is None else self.unpacked
 
 
 @dataclass(frozen=True)
 class Ack:
-    """The server has written. Counts are source bytes since `start`; the checkpoint is an offset."""
+    """The server has written. Counts are source bytes since `start`; the checkpoint is an offset.
+
+    One with the counts of the last one only tells another rate limit.
+    """
 
     kind: ClassVar[str] = "ack"
     transfer: UUID
     received: int
     limit: int
     checkpoint: int
+    rate_limit: int | None = None
+    """In force from now on, as in `start`."""
 
     def __post_init__(self) -> None:
         _uuid("transfer", self.transfer)
+        _rate(self.rate_limit)
         _whole("received", self.received)
         _whole("limit", self.limit, least=self.received)
         _whole("checkpoint", self.checkpoint)
@@ -307,6 +350,30 @@ class Heartbeat:
     kind: ClassVar[str] = "heartbeat"
 
 
+@dataclass(frozen=True)
+class Renew:
+    """A new token for the agent, to be kept before anything is answered; the old one still works."""
+
+    kind: ClassVar[str] = "renew"
+    token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _text("token", self.token, most=MAX_TOKEN, least=MIN_TOKEN)
+        if not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise BadMessage("token must be printable ASCII without spaces")
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The agent has the new token on its disk: from now on it is the only one."""
+
+    kind: ClassVar[str] = "renewed"
+    token_sha256: str
+
+    def __post_init__(self) -> None:
+        _digest("token_sha256", self.token_sha256)
+
+
 Message = (
     Hello
     | Welcome
@@ -320,4 +387,6 @@ Message = (
     | Abort
     | Cancel
     | Heartbeat
+    | Renew
+    | Renewed
 )

@@ -13,6 +13,8 @@ from uuid import UUID
 from .codec import decode, encode
 from .errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from .messages import (
+    CODEC_RAW,
+    LEAST_CHUNK,
     MAX_CHUNK,
     PROTOCOL,
     Abort,
@@ -22,11 +24,13 @@ from .messages import (
     Hello,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Start,
     Welcome,
 )
-from .state import OVER, Link, Side, Stage, is_late, next_link, next_stage
+from .state import ENDED_BY, OVER, Link, Side, Stage, next_link, next_stage
 
 REMEMBERED = 1024
 """Ended transfers that a session still knows, so that a late message is told from a wrong one."""
@@ -57,6 +61,9 @@ class Flow:
     size: int
     limit: int
     max_chunk: int = MAX_CHUNK
+    least_chunk: int = LEAST_CHUNK
+    codec: str = CODEC_RAW
+    """What a chunk may have beside `raw`."""
     moved: int = 0
     received: int = 0
     _range: int = 0
@@ -88,18 +95,28 @@ class Flow:
 
     @property
     def sendable(self) -> int:
-        """Bytes of the next chunk at most: 0 when out of credit or finished."""
+        """Bytes of the next chunk at most: 0 when finished, or with too little credit for one."""
         if self.finished:
             return 0
-        left_of_range = self.ranges[self._range][1] - self._done
-        return min(left_of_range, self.limit - self.moved, self.max_chunk)
+        most = min(self._left_of_range, self.limit - self.moved, self.max_chunk)
+        return most if most >= min(self.least_chunk, self._left_of_range) else 0
+
+    @property
+    def _left_of_range(self) -> int:
+        return self.ranges[self._range][1] - self._done
 
     def take_chunk(self, chunk: Chunk) -> None:
         """Book a chunk. Raises RemoteProtocolError where it may not be sent."""
+        if chunk.codec not in (CODEC_RAW, self.codec):
+            raise RemoteProtocolError(f"a chunk in {chunk.codec}; start said {self.codec}")
         if self.finished or chunk.offset != self.offset:
             raise RemoteProtocolError(f"a chunk at {chunk.offset}; expected {self.offset}")
-        if chunk.length > self.max_chunk or chunk.length > self.ranges[self._range][1] - self._done:
+        if chunk.length > min(self.max_chunk, self._left_of_range):
             raise RemoteProtocolError(f"a chunk of {chunk.length} bytes is longer than allowed")
+        if chunk.length < min(self.least_chunk, self._left_of_range):
+            raise RemoteProtocolError(
+                f"a chunk of {chunk.length} bytes that does not end its range is too short"
+            )
         if self.moved + chunk.length > self.limit:
             raise RemoteProtocolError(
                 f"a chunk goes beyond the limit of {self.limit} bytes", CloseCode.POLICY_VIOLATION
@@ -150,10 +167,18 @@ class Conversation:
     """What a session knows of one transfer."""
 
     stage: Stage = Stage.IDLE
+    before: Stage = Stage.IDLE
+    """Of one that has ended: where it is for the side that may not have heard of that yet."""
     path: str | None = None
     name: str = ""
     size: int = 0
     flow: Flow | None = field(default=None, repr=False)
+
+    def late(self, speaker: Side, message: Message) -> Stage | None:
+        """Where a message leads that was overtaken by the end; None where it is none of these."""
+        if ENDED_BY.get(self.stage) is not speaker.peer:
+            return None
+        return next_stage(self.before, speaker, message)
 
 
 class Session:
@@ -167,8 +192,14 @@ class Session:
         self.side = side
         self.link = Link.NEW
         self.max_chunk = MAX_CHUNK
+        self.least_chunk = LEAST_CHUNK
+        self.codecs: frozenset[str] = frozenset()
+        """What the agent can send in, once it has said hello."""
+        self._renewable = False
+        self._renewing: str | None = None
+        """SHA-256 of the token in a `renew` that was not answered yet."""
         self._live: dict[UUID, Conversation] = {}
-        self._ended: OrderedDict[UUID, Stage] = OrderedDict()
+        self._ended: OrderedDict[UUID, Conversation] = OrderedDict()
 
     def end(self, farewell: Abort) -> str | bytes:
         """End the whole conversation, whatever state it is in; nothing is sent or received after."""
@@ -185,11 +216,10 @@ class Session:
 
     def flow(self, transfer: UUID) -> Flow:
         """The byte accounts of a transfer under way. Raises LocalProtocolError before `start`."""
-        return self._flow(self._conversation(transfer))
+        return self._flow(self._live.get(transfer, Conversation()))
 
     def _conversation(self, transfer: UUID) -> Conversation:
-        ended = Conversation(self._ended.get(transfer, Stage.IDLE))
-        return self._live.get(transfer, ended)
+        return self._live.get(transfer) or self._ended.get(transfer) or Conversation()
 
     def send(self, message: Message) -> str | bytes:
         """Judge a message of ours and encode it; the caller puts it on the socket, in this order.
@@ -235,27 +265,51 @@ class Session:
             raise RemoteProtocolError(
                 f"the agent speaks {message.protocol[:40]!r}; this server speaks {PROTOCOL}"
             )
+        if isinstance(message, Hello):
+            self.codecs = frozenset(message.codecs)
         if isinstance(message, Hello | Welcome):
             self.max_chunk = min(self.max_chunk, message.max_chunk)
+        self._judge_renewal(message)
         self.link = link
+
+    def _judge_renewal(self, message: Message) -> None:
+        """One new token at a time, for an agent that can keep one; confirmed as it was sent."""
+        match message:
+            case Hello():
+                self._renewable = message.renewable
+            case Renew():
+                if not self._renewable or self._renewing:
+                    raise RemoteProtocolError("renew, and the agent cannot keep another token now")
+                self._renewing = hashlib.sha256(message.token.encode()).hexdigest()
+            case Renewed():
+                if message.token_sha256 != self._renewing:
+                    raise RemoteProtocolError("renewed with a token that was not sent")
+                self._renewing = None
 
     def _judge_transfer(self, speaker: Side, transfer: UUID, message: Message) -> bool:
         known = self._conversation(transfer)
         stage = next_stage(known.stage, speaker, message)
         if stage is None:
-            if speaker is not self.side and is_late(known.stage, speaker, message):
-                return False
-            raise RemoteProtocolError(
-                f"{message.kind} from the {speaker.value} for a transfer that is {known.stage.value}"
-            )
-        self._book(known, speaker, message)
-        known.stage = stage
+            return self._judge_late(known, speaker, message)
+        self._book(known, known.stage, speaker, message)
+        known.before, known.stage = known.stage, stage
         self._remember(transfer, known)
         return True
 
-    def _book(self, known: Conversation, speaker: Side, message: Message) -> None:
+    def _judge_late(self, known: Conversation, speaker: Side, message: Message) -> bool:
+        late = known.late(speaker, message) if speaker is not self.side else None
+        if late is None:
+            raise RemoteProtocolError(
+                f"{message.kind} from the {speaker.value} for a transfer that is {known.stage.value}"
+            )
+        self._book(known, known.before, speaker, message)
+        known.before = late
+        return False
+
+    def _book(self, known: Conversation, stage: Stage, speaker: Side, message: Message) -> None:
         """Keep the accounts; raises RemoteProtocolError, with nothing changed, where they disagree."""
-        self._compare(known, speaker, message)
+        if speaker is Side.AGENT:
+            self._compare(known, stage, message)
         if isinstance(message, Chunk):
             self._flow(known).take_chunk(message)
         elif isinstance(message, Ack):
@@ -263,20 +317,29 @@ class Session:
         elif isinstance(message, End):
             self._flow(known).take_end(message)
         elif isinstance(message, Request):
-            known.path = message.path
+            known.path, known.flow = message.path, None
         elif isinstance(message, Offer):
             known.name, known.size = message.name, message.size
         elif isinstance(message, Start):
-            known.flow = Flow(message.ranges, known.size, message.limit, self.max_chunk)
+            known.flow = self._started(known, message)
+
+    def _started(self, known: Conversation, start: Start) -> Flow:
+        if start.codec not in (CODEC_RAW, *self.codecs):
+            raise RemoteProtocolError(f"start in {start.codec}, which the agent did not offer")
+        return Flow(
+            start.ranges, known.size, start.limit, self.max_chunk, self.least_chunk, start.codec
+        )
 
     @staticmethod
-    def _compare(known: Conversation, speaker: Side, message: Message) -> None:
-        """What an answer repeats must be what was said, or it was garbled on the way."""
-        answers = speaker is Side.AGENT and known.stage is Stage.REQUESTED
-        if answers and isinstance(message, Offer | Abort):
-            if message.path != known.path:
-                raise RemoteProtocolError("an answer for another path than was asked for")
-        elif isinstance(message, End) and message.name != known.name:
+    def _compare(known: Conversation, stage: Stage, message: Message) -> None:
+        """What an agent repeats must be what was said, or it was garbled on the way.
+
+        `stage` is where the agent takes the transfer to be.
+        """
+        answers = stage is Stage.REQUESTED
+        if answers and isinstance(message, Offer | Abort) and message.path != known.path:
+            raise RemoteProtocolError("an answer for another path than was asked for")
+        if isinstance(message, End) and message.name != known.name:
             raise RemoteProtocolError("end gives another name than the offer")
 
     @staticmethod
@@ -291,6 +354,7 @@ class Session:
             self._live[transfer] = known
             return
         self._live.pop(transfer, None)
-        self._ended[transfer] = known.stage
+        known.path = None  # no late message has it, and there are many to remember
+        self._ended[transfer] = known
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

@@ -13,9 +13,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
+from agent.gate import Gate
+from agent.gate.own_files import OwnFiles
+from agent.gate.policy import Policy
+from agent.journal import Journal
 from agent.link import Identity
+from agent.state_folder import StateFolder
 from agent.wire.messages import (
     PROTOCOL,
+    Ack,
     Chunk,
     End,
     Hello,
@@ -67,6 +73,7 @@ class Server:
         data = b""
         while len(data) < offer.size:
             data += (await self.hear(Chunk)).payload
+            await self.say(Ack(transfer, len(data), offer.size, 0))
         end = await self.hear(End)
         await self.say(Landed(transfer, end.sha256))
         return data
@@ -150,3 +157,10 @@ async def welcome(server: Server) -> None:
 
 def identity(url: str) -> Identity:
     return Identity(url, "client1", TOKEN)
+
+
+def gate(policy: Policy) -> Gate:
+    """The gate of an agent with this policy, and the state folder of the tests."""
+    state = StateFolder.chosen(None)
+    state.create()
+    return Gate(policy, OwnFiles(state), Journal(state, "ws://test"))

@@ -10,11 +10,14 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from agent import __version__
-from agent.wire.messages import Abort
+from agent.credentials import Credentials
+from agent.state_folder import StateFolder
+from agent.wire.messages import Abort, Request
 
 from .servers import Server, identity, refusing, serving, welcome
 
@@ -31,7 +34,8 @@ STOP_SECONDS = 2.0
 
 def environment(token: str | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
-    clean.pop("SILENTMODE_TOKEN", None)
+    clean = {name: value for name, value in clean.items() if not name.startswith("SILENTMODE_")}
+    clean["SILENTMODE_STATE_DIR"] = "/nonexistent"
     return clean | ({} if token is None else {"SILENTMODE_TOKEN": token})
 
 
@@ -62,10 +66,12 @@ class Agent:
 
 
 @contextlib.asynccontextmanager
-async def agent(*arguments: str | Path, token: str | None = TOKEN) -> AsyncIterator[Agent]:
+async def agent(
+    *arguments: str | Path, token: str | None = TOKEN, **more: str
+) -> AsyncIterator[Agent]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent", "--id", "client1", *map(str, arguments),
-        cwd=BASE, env=environment(token), stdout=PIPE, stderr=PIPE,
+        cwd=BASE, env=environment(token) | more, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     try:
         yield Agent(process)
@@ -166,6 +172,79 @@ async def test_without_file_and_root_nothing_could_be_pulled() -> None:
     assert "--root" in sentence
 
 
+async def test_a_policy_says_what_may_be_pulled(file: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[roots]]\npath = "{tmp_path}"\nallow = ["*.bin"]\n')
+    refused = asyncio.Event()
+
+    async def script(server: Server) -> None:
+        await server.welcome()
+        assert await server.pull("data.bin") == file.read_bytes()
+        await server.say(Request(UUID(int=7), "policy.toml"))
+        refusal = await server.hear(Abort)
+        refused.set()
+        assert (refusal.code, refusal.path) == ("forbidden", "policy.toml")
+        assert refusal.detail == "The agent's configuration does not allow this file."
+        await server.gone()
+
+    async with serving(script) as url, agent("--policy", policy, "--server", url) as it:
+        await it.say("Not sent: policy.toml: root ")
+        assert "allows no such name (forbidden)" in it.said[-1]
+        await refused.wait()  # it tells its owner first
+
+
+async def test_a_file_beside_a_policy_is_named_by_who_starts_the_agent(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.toml").write_text('file = "/nowhere"')
+
+    async def script(server: Server) -> None:
+        await server.welcome()
+        assert await server.pull() == file.read_bytes()
+        await server.gone()
+
+    async with (
+        serving(script) as url,
+        agent("--policy", tmp_path / "policy.toml", "--file", file, "--server", url) as it,
+    ):
+        await it.say("[client] File sent successfully")
+
+
+async def test_a_policy_that_is_not_understood_stops_the_agent(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    assert str(policy) in await refused("--policy", policy)
+    policy.write_text("rots = []")
+    assert "rots is not a setting of a policy" in await refused("--policy", policy)
+    policy.write_text("transfers_at_once = 3")
+    assert "Nothing may be pulled" in await refused("--policy", policy)
+
+
+async def test_roots_are_named_in_the_policy_or_on_the_command_line(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.toml").write_text(f'file = "{file}"')
+    sentence = await refused("--policy", tmp_path / "policy.toml", "--root", tmp_path)
+    assert "--policy and --root do not go together" in sentence
+
+
+async def test_a_root_of_a_policy_that_is_not_there_yet_is_only_warned_of(
+    tmp_path: Path, nobody: str
+) -> None:
+    """One policy for many machines."""
+    (tmp_path / "policy.toml").write_text('[[roots]]\npath = "/nowhere/at/all"\nallow = ["**"]')
+    async with agent("--policy", tmp_path / "policy.toml", "--server", nobody) as it:
+        await it.say("offline: ")
+        assert it.said[0].startswith("warning: the root /nowhere/at/all is not there yet")
+
+
+async def test_a_state_folder_that_others_can_read_stops_the_agent(
+    file: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    sentence = await refused("--file", file, "--state", tmp_path)
+    assert f"`chmod 700 {tmp_path}`" in sentence
+
+
 async def test_a_root_must_be_a_directory(file: Path) -> None:
     assert await refused("--root", file) == f"error: --root {file} is not a directory."
 
@@ -212,7 +291,67 @@ async def test_a_token_file_that_is_a_directory(file: Path, tmp_path: Path) -> N
     assert "cannot be read" in await refused("--file", file, "--token-file", tmp_path)
 
 
+# The token of the enrolment
+
+
+@pytest.fixture
+def enrolled(tmp_path: Path) -> Path:
+    """The state folder of a machine that is a client of wss://files.example.com."""
+    state = StateFolder(tmp_path / "state")
+    state.create()
+    Credentials("wss://files.example.com", "client1", "a-token-for-this-server-alone").keep(state)
+    return state.path
+
+
+async def test_the_token_of_one_server_goes_to_no_other(file: Path, enrolled: Path) -> None:
+    """Not even a connection is made; and the operator learns what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"ws://127.0.0.1:{listening.getsockname()[1]}"
+        sentence = await refused("--file", file, "--state", enrolled, "--server", url, token=None)
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert sentence.startswith(f"error: --server {url}: this machine is enrolled at wss://files")
+    for way in (f"write its new URL into {enrolled}/credentials.json", "--state", "--token-file"):
+        assert way in sentence
+    assert "alone" not in sentence
+
+
+async def test_another_servers_token_may_be_given_by_hand(file: Path, enrolled: Path) -> None:
+    async def script(server: Server) -> None:
+        assert server.socket.request is not None
+        assert server.socket.request.headers["Authorization"] == f"Bearer {TOKEN}"
+        await welcome(server)
+
+    async with (
+        serving(script) as url,
+        agent("--file", file, "--state", enrolled, "--server", url) as it,
+    ):
+        await it.say("registered as client1")
+
+
+async def test_a_server_that_has_moved_is_followed_by_hand(file: Path, enrolled: Path) -> None:
+    credentials = enrolled / "credentials.json"
+    async with serving(welcome) as url:
+        moved = credentials.read_text().replace("wss://files.example.com", url)
+        credentials.write_text(moved)
+        async with agent("--file", file, "--state", enrolled, token=None) as it:
+            await it.say("registered as client1")
+
+
 # Its life
+
+
+@pytest.mark.parametrize("value", ["0", "many"])
+async def test_no_variable_of_a_library_keeps_it_from_connecting(file: Path, value: str) -> None:
+    """And what it would follow is not up to the environment either."""
+    names = ("MAX_REDIRECTS", "MAX_FRAGMENTS", "MAX_LINE_LENGTH")
+    variables = {f"WEBSOCKETS_{name}": value for name in names}
+    async with (
+        serving(welcome) as url,
+        agent("--file", file, "--server", url, **variables) as it,
+    ):
+        await it.say("registered as client1")
 
 
 async def test_it_says_what_the_readme_promises(file: Path) -> None:
@@ -225,7 +364,9 @@ async def test_it_says_what_the_readme_promises(file: Path) -> None:
         await it.say("[client] File sent successfully")
         it.process.send_signal(signal.SIGTERM)
         assert await it.exit() == 0
-    assert [line for line in it.said if "Uploading" not in line or "100.0%" in line] == [
+    manners, *said = [line for line in it.said if "Uploading" not in line or "100.0%" in line]
+    assert manners.startswith("this agent runs with ")
+    assert said == [
         f"connected to {url}",
         "registered as client1",
         "[client] Sending file: data.bin (300000 bytes)",
@@ -331,7 +472,7 @@ async def test_a_final_refusal_has_an_exit_status_of_its_own(file: Path) -> None
         agent("--file", file, "--server", url) as it,
     ):
         assert await it.exit() == 3
-    assert it.said == ["error: This token is of client2. (wrong_id)"]
+    assert it.said[1:] == ["error: This token is of client2. (wrong_id)"]
 
 
 async def test_a_revocation_while_connected_ends_it(file: Path) -> None:

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from agent.gate.policy import Policy
 from agent.link import Identity, Link, LinkDown, Refused
-from agent.source import Policy
 from agent.wire.errors import CloseCode
 from agent.wire.messages import (
     Abort,
@@ -26,6 +26,7 @@ from tests.agent.servers import (
     TOKEN,
     TRANSFER,
     Server,
+    gate,
     identity,
     serving,
 )
@@ -37,7 +38,7 @@ async def link_ends(url: str, policy: Policy | None = None, *, within: float = S
     """Run one link until it is down; why."""
     async with asyncio.timeout(within):
         with pytest.raises(LinkDown) as down:
-            await Link(identity(url), policy or Policy()).serve()
+            await Link(identity(url), gate(policy or Policy())).serve()
     return str(down.value)
 
 
@@ -239,7 +240,7 @@ async def test_revoked_access_is_final() -> None:
 
     async with serving(script) as url:
         with pytest.raises(Refused, match=r"This client was removed\. \(revoked\)"):
-            await Link(identity(url), Policy()).serve()
+            await Link(identity(url), gate(Policy())).serve()
 
 
 async def test_a_second_agent_with_the_same_token_is_named_as_the_reason() -> None:
@@ -265,7 +266,7 @@ async def test_a_link_lost_in_the_middle_of_a_transfer_leaves_no_task_behind(fil
         await server.welcome()
         await server.say(Request(TRANSFER))
         await server.hear(Offer)
-        await server.say(Start(TRANSFER, ((0, 300_000),), 1000))
+        await server.say(Start(TRANSFER, ((0, 300_000),), 100_000))
         await server.hear(Chunk)
         server.socket.transport.abort()
 

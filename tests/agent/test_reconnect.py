@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.http11 import Request as HttpRequest
 
+from agent.gate.policy import Policy
 from agent.link import Link, Refused
 from agent.reconnect import (
     MAX_DELAY,
@@ -23,7 +24,6 @@ from agent.reconnect import (
     retry_after,
     stay_online,
 )
-from agent.source import Policy
 from agent.wire.errors import CloseCode
 from agent.wire.messages import (
     Abort,
@@ -32,6 +32,7 @@ from tests.agent.servers import (
     SECONDS,
     TOKEN,
     Server,
+    gate,
     identity,
     never,
     refusing,
@@ -71,7 +72,7 @@ async def tries_again(
 ) -> None:
     """Stay online until there were enough pauses; whatever ends it earlier is raised."""
     online = asyncio.create_task(
-        stay_online(identity(url), policy or Policy(), pauses=pauses, clock=clock)
+        stay_online(identity(url), gate(policy or Policy()), pauses=pauses, clock=clock)
     )
     enough = asyncio.create_task(pauses.enough.wait())
     await asyncio.wait([online, enough], timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)

@@ -6,16 +6,25 @@ import gc
 import hashlib
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.sending import FAST_ACK_SECONDS, SLOW_ACK_SECONDS, ChunkSizer, Outgoing, Sending
-from agent.source import BLOCK, Policy, Source
+from agent.gate import Gate
+from agent.gate.policy import Place, Policy, Root
+from agent.gate.reading import Block
+from agent.gate.source import BLOCK, Source
+from agent.in_flight import Uplink
+from agent.sending import SHORTEST_CHUNK, Outgoing, Sending, chunk_length, cut
 from agent.wire.messages import (
+    LEAST_CHUNK,
     MAX_CHUNK,
     MIN_CHUNK,
     PROTOCOL,
@@ -33,7 +42,8 @@ from agent.wire.messages import (
     Welcome,
 )
 from agent.wire.session import Session, Violation
-from agent.wire.state import Side
+from agent.wire.state import Side, Stage
+from tests.agent.servers import gate
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -50,9 +60,12 @@ class Joined:
         self.server.receive(self.agent.send(Hello(PROTOCOL, "1", "test", "till-1")))
         self.agent.receive(self.server.send(Welcome("client1", 30, max_chunk, "")))
         self.heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._limit = self._arrived = 0
+        self._rate_limit: int | None = None
         request = Request(TRANSFER, path)
         self.agent.receive(self.server.send(request))
-        self.sending = Sending(request, policy, self._send, lambda: self.agent.flow(TRANSFER))
+        flow = partial(self.agent.flow, TRANSFER)
+        self.sending = Sending(request, gate(policy), self._send, flow, Uplink())
         self.running = asyncio.create_task(self.sending.run())
 
     async def _send(self, message: Outgoing) -> None:
@@ -63,14 +76,22 @@ class Joined:
         await asyncio.sleep(0)  # as a socket does, let others have their turn
 
     def say(self, message: Start | Ack | Landed | Abort | Cancel) -> None:
+        if isinstance(message, Start | Ack):
+            self._limit, self._rate_limit = message.limit, message.rate_limit
         taken = self.agent.receive(self.server.send(message))
         assert not isinstance(taken, Violation), taken
         if taken is not None:
             self.sending.receive(message)
 
     async def hear(self) -> Message:
+        """The next message; a chunk is acknowledged at once, without more credit than there was."""
         async with asyncio.timeout(20):
-            return await self.heard.get()
+            message = await self.heard.get()
+        if isinstance(message, Chunk):
+            self._arrived += message.length
+            if self.server.stage(TRANSFER) in (Stage.SENDING, Stage.ENDED):
+                self.say(Ack(TRANSFER, self._arrived, self._limit, 0, self._rate_limit))
+        return message
 
     async def offer(self) -> Offer:
         offer = await self.hear()
@@ -225,7 +246,7 @@ async def test_a_file_of_zero_bytes_is_sent(file: Path) -> None:
 
 
 async def test_a_path_below_a_root_is_sent(file: Path, data: bytes) -> None:
-    async with joined(Policy(roots=[file.parent]), "data.bin") as it:
+    async with joined(Policy(roots=[Root.whole(file.parent)]), "data.bin") as it:
         await it.start()
         await it.chunks(len(data))
         await it.land(data)
@@ -278,20 +299,42 @@ async def test_it_stops_at_the_limit_and_goes_on_when_an_ack_comes(file: Path, d
         await it.start(limit=100_000)
         assert await it.chunks(100_000) == data[:100_000]
         assert await it.is_quiet()
-        it.say(Ack(TRANSFER, 50_000, 100_001, 0))
-        assert await it.chunks(1) == data[100_000:100_001]
+        it.say(Ack(TRANSFER, 100_000, 105_000, 0))
+        assert await it.chunks(5000) == data[100_000:105_000]
         assert await it.is_quiet()
-        it.say(Ack(TRANSFER, 100_001, PLENTY, 0))
-        assert await it.chunks(len(data) - 100_001) == data[100_001:]
+        it.say(Ack(TRANSFER, 105_000, PLENTY, 0))
+        assert await it.chunks(len(data) - 105_000) == data[105_000:]
         await it.land(data)
+
+
+async def test_credit_that_is_too_short_for_a_chunk_is_kept_for_a_longer_one(
+    file: Path, data: bytes
+) -> None:
+    async with joined(Policy(file)) as it:
+        await it.start(limit=LEAST_CHUNK - 1)
+        assert await it.is_quiet()
+        it.say(Ack(TRANSFER, 0, LEAST_CHUNK, 0))
+        assert await it.chunks(LEAST_CHUNK) == data[:LEAST_CHUNK]
+        it.say(Ack(TRANSFER, LEAST_CHUNK, PLENTY, 0))
+        assert await it.chunks(len(data) - LEAST_CHUNK) == data[LEAST_CHUNK:]
+        await it.land(data)
+
+
+@given(left=st.integers(1, 3 * LEAST_CHUNK), most=st.integers(0, 3 * LEAST_CHUNK))
+def test_no_chunk_of_a_block_and_no_rest_of_it_is_too_short(left: int, most: int) -> None:
+    length = cut(left, most)
+    assert length <= most
+    assert length == left or length == 0 or LEAST_CHUNK <= length <= left - LEAST_CHUNK
+    if most >= min(left, 2 * LEAST_CHUNK):
+        assert length, "there is credit enough"
 
 
 async def test_credit_counts_from_start_and_not_from_the_beginning_of_the_file(
     file: Path, data: bytes
 ) -> None:
     async with joined(Policy(file)) as it:
-        await it.start(offset=2 * BLOCK, limit=10)
-        assert await it.chunks(10) == data[2 * BLOCK : 2 * BLOCK + 10]
+        await it.start(offset=2 * BLOCK, limit=5000)
+        assert await it.chunks(5000) == data[2 * BLOCK : 2 * BLOCK + 5000]
         assert await it.is_quiet()
 
 
@@ -333,8 +376,8 @@ async def test_an_abort_of_the_server_is_confirmed_with_its_code(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with joined(Policy(file)) as it:
-        await it.start(limit=10)
-        await it.chunks(10)
+        await it.start(limit=5000)
+        await it.chunks(5000)
         it.say(Abort(TRANSFER, "storage_full", "no space \x1b[2J"))
         assert await it.hear() == Abort(TRANSFER, "storage_full")
         await it.ended()
@@ -354,7 +397,7 @@ async def test_an_abort_of_the_server_is_confirmed_with_its_code(
 async def test_what_cannot_be_had_is_refused_with_its_code(
     file: Path, path: str | None, code: str
 ) -> None:
-    async with joined(Policy(roots=[file.parent]), path) as it:
+    async with joined(Policy(roots=[Root.whole(file.parent)]), path) as it:
         refusal = await it.hear()
         assert isinstance(refusal, Abort)
         if path and len(path) < 4000:
@@ -418,6 +461,73 @@ async def test_a_lost_link_is_no_cancel(file: Path) -> None:
         assert await it.is_quiet()
 
 
+# The limits of the policy
+
+
+async def test_the_rate_of_the_policy_is_kept(file: Path, data: bytes) -> None:
+    """A lower bound of time: what the limit allows and a short burst, and never more."""
+    async with joined(Policy(file, rate_limit=4 * 2**20)) as it:
+        began = time.monotonic()
+        await it.start()
+        await it.chunks(len(data))
+        assert time.monotonic() - began >= (len(data) - 2**20) / (4 * 2**20)
+        await it.land(data)
+
+
+@pytest.mark.parametrize("size", [4097, 6000, 8193, 10_000, 12_289, 16_385])
+async def test_a_file_of_any_size_comes_to_its_end_at_a_low_rate(tmp_path: Path, size: int) -> None:
+    """Neither a chunk nor what is left for the next may be too short."""
+    file, data = tmp_path / "small", os.urandom(size)
+    file.write_bytes(data)
+    async with joined(Policy(file, rate_limit=64 * 1024)) as it:
+        await it.start()
+        assert await it.chunks(size) == data
+        await it.land(data)
+
+
+async def test_the_server_can_make_it_slower_and_faster_in_the_middle(
+    file: Path, data: bytes
+) -> None:
+    """Without a limit of its own; the slow part would take most of an hour."""
+    async with joined(Policy(file)) as it:
+        offer = await it.offer()
+        it.say(Start(TRANSFER, ((0, offer.size),), PLENTY, rate_limit=1024))
+        first = await it.hear()
+        assert isinstance(first, Chunk)
+        assert first.length == 8192
+        began = time.monotonic()
+        second = await it.hear()
+        assert isinstance(second, Chunk)
+        assert time.monotonic() - began >= 4
+        arrived = first.length + second.length
+        it.say(Ack(TRANSFER, arrived, PLENTY, 0, rate_limit=None))
+        await it.chunks(len(data) - arrived)
+        await it.land(data)
+
+
+async def test_a_cancel_does_not_wait_for_the_rate(file: Path) -> None:
+    async with joined(Policy(file, rate_limit=1024)) as it:
+        await it.start()
+        await it.hear()
+        it.say(Cancel(TRANSFER))
+        assert await it.hear() == Abort(TRANSFER, "cancelled")
+        await it.ended()
+
+
+async def test_a_file_that_is_larger_than_the_policy_allows_is_not_offered(
+    file: Path, data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server does not learn how large it may be; the person who watches does."""
+    async with joined(Policy(file, max_file_size=len(data) - 1)) as it:
+        refusal = await it.hear()
+        assert isinstance(refusal, Abort)
+        assert (refusal.code, str(len(data)) in refusal.detail) == ("too_large", False)
+        await it.ended()
+    assert f"max_file_size of the policy is {len(data) - 1}" in capsys.readouterr().err
+    async with joined(Policy(file, max_file_size=len(data))) as it:
+        await it.offer()
+
+
 # Nothing stays behind
 
 
@@ -440,7 +550,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator["Disk"]:
     disk = Disk()
     really_read = Source.read
 
-    def read(self: Source, offset: int, length: int) -> bytes:
+    def read(self: Source, offset: int, length: int) -> Block:
         disk.wait()
         return really_read(self, offset, length)
 
@@ -507,13 +617,13 @@ async def test_a_file_that_takes_long_to_open_is_closed_after_a_cancel(
 ) -> None:
     disk = Disk()
     disk.turning.clear()
-    really_locate = Policy.locate
+    really_open = Gate.open
 
-    def locate(self: Policy, path: str | None) -> tuple[Path, Path | None]:
+    def opening(self: Gate, path: str | None) -> tuple[Source, Place]:
         disk.wait()
-        return really_locate(self, path)
+        return really_open(self, path)
 
-    monkeypatch.setattr(Policy, "locate", locate)
+    monkeypatch.setattr(Gate, "open", opening)
     async with joined(Policy(file)) as it:
         await disk.asked()
         it.say(Cancel(TRANSFER))
@@ -545,62 +655,22 @@ async def test_a_link_lost_at_once_leaves_no_work_behind(file: Path) -> None:
 # The length of chunks
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
+@pytest.mark.parametrize(
+    ("rate", "ratio", "length"),
+    [
+        (None, 1.0, 64 * 1024),
+        (1e9, 1.0, MAX_CHUNK),
+        (1e6, 1.0, 150_000),
+        (1e6, 2.0, 300_000),
+        (1e6, 5.0, MAX_CHUNK),
+        (10.0, 1.0, SHORTEST_CHUNK),
+    ],
+)
+def test_a_chunk_is_short_in_time_and_long_in_what_it_has(
+    rate: float | None, ratio: float, length: int
+) -> None:
+    assert chunk_length(rate, ratio) == length
 
-    def __call__(self) -> float:
-        return self.now
 
-
-class TestChunkSizer:
-    @pytest.fixture
-    def clock(self) -> Clock:
-        return Clock()
-
-    @pytest.fixture
-    def sizer(self, clock: Clock) -> ChunkSizer:
-        return ChunkSizer(MAX_CHUNK, clock)
-
-    def chunk(self, sizer: ChunkSizer, clock: Clock, seconds: float, moved: int = 100) -> None:
-        """A chunk that is acknowledged after so long."""
-        sizer.sent(moved)
-        clock.now += seconds
-        sizer.acked(moved)
-
-    def test_it_begins_with_64_kib(self, sizer: ChunkSizer) -> None:
-        assert sizer.size == 64 * 1024
-
-    def test_it_grows_on_fast_acks_up_to_512_kib(self, sizer: ChunkSizer, clock: Clock) -> None:
-        sizes = []
-        for _ in range(5):
-            self.chunk(sizer, clock, FAST_ACK_SECONDS / 2)
-            sizes.append(sizer.size // 1024)
-        assert sizes == [128, 256, 512, 512, 512]
-
-    def test_it_shrinks_on_slow_acks_down_to_64_kib(self, sizer: ChunkSizer, clock: Clock) -> None:
-        sizer.size = MAX_CHUNK
-        sizes = []
-        for _ in range(5):
-            self.chunk(sizer, clock, SLOW_ACK_SECONDS * 2)
-            sizes.append(sizer.size // 1024)
-        assert sizes == [256, 128, 64, 64, 64]
-
-    def test_it_stays_in_between(self, sizer: ChunkSizer, clock: Clock) -> None:
-        sizer.size = 256 * 1024
-        self.chunk(sizer, clock, (FAST_ACK_SECONDS + SLOW_ACK_SECONDS) / 2)
-        assert sizer.size == 256 * 1024
-
-    def test_only_an_ack_of_the_whole_chunk_counts(self, sizer: ChunkSizer, clock: Clock) -> None:
-        sizer.sent(100)
-        sizer.sent(200)
-        sizer.acked(99)
-        assert sizer.size == MIN_CHUNK
-        clock.now += FAST_ACK_SECONDS / 2
-        sizer.acked(200)
-        assert sizer.size == 2 * MIN_CHUNK
-
-    def test_an_ack_for_nothing_changes_nothing(self, sizer: ChunkSizer) -> None:
-        sizer.acked(0)
-        sizer.acked(1000)
-        assert sizer.size == MIN_CHUNK
+def test_a_chunk_is_never_longer_than_the_server_takes() -> None:
+    assert chunk_length(None, 1.0, most=1000) == chunk_length(1e9, 9.0, most=1000) == 1000

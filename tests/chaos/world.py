@@ -45,7 +45,7 @@ class Lane:
         self._stop = stop
         self._server = Server(folder / "server", SILENTMODE_RETRY_PAUSE="0.5")
         self._own = dict(self._server.environment)
-        self._token = self._server.manage("add_client", CLIENT)
+        self._token = self._server.manage("add_client", CLIENT, "--token")
         self._landed: set[str] = set()
 
     def stop(self) -> int | None:

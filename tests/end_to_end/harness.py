@@ -1,16 +1,19 @@
 """The real server under Daphne and real agents, as processes, for tests and benchmarks."""
 
 import atexit
+import contextlib
 import copy
 import functools
 import hashlib
 import json
 import os
+import random
 import re
 import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -40,10 +43,16 @@ def eventually(what: str, probe: Callable[[], R | None], seconds: float = PATIEN
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port for a server that may be stopped and started again.
+
+    None of those that the kernel gives to connections: one of another test could sit on it meanwhile.
+    """
+    choose = random.SystemRandom()  # pytest-randomly sets `random` alike in all processes of a run
+    while True:
+        port = choose.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def sha256(path: Path) -> str:
@@ -141,6 +150,8 @@ def _template() -> tuple[Path, str]:
 class Server:
     """A server with its data directory; it can be stopped and started again on the same port."""
 
+    application = "silentmode.asgi:application"
+
     def __init__(self, directory: Path, **environment: str) -> None:
         self.directory = directory
         self.port = free_port()
@@ -153,6 +164,8 @@ class Server:
             template, self.token = _template()
             shutil.copytree(template, directory / "data")
         self._program: Program | None = None
+        self.context: ssl.SSLContext | None = None
+        """Whom `call` trusts, where the server speaks TLS."""
 
     def beside(self) -> "Server":
         """Another process on the same data, running."""
@@ -164,6 +177,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def listening(self) -> list[str]:
+        """How daphne is told where to listen."""
+        return ["--port", str(self.port)]
 
     @property
     def program(self) -> Program:
@@ -191,7 +209,7 @@ class Server:
 
     def start(self, wrapper: Sequence[str] = ()) -> None:
         """Start it and wait until it answers; `wrapper` is a command that runs it."""
-        command = ["-m", "daphne", "--port", str(self.port), "silentmode.asgi:application"]
+        command = ["-m", "daphne", *self.listening, self.application]
         self._program = Program(
             command, self.directory / f"server-{self.port}.log", dict(self.environment), wrapper
         )
@@ -223,7 +241,7 @@ class Server:
             self.url + path, data, {**sent, **(headers or {})}, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE, context=self.context) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -278,12 +296,21 @@ class AgentProgram(Program):
         *,
         file: Path | None = None,
         roots: Sequence[Path] = (),
+        policy: Path | None = None,
         wrapper: Sequence[str] = (),
+        server: str = "ws://127.0.0.1",
+        options: Sequence[str] = (),
+        module: str = "agent",
         **environment: str,
     ) -> None:
-        command = ["-m", "agent", "--id", client, "--server", f"ws://127.0.0.1:{port}"]
+        command = ["-m", module, "--id", client, "--server", f"{server}:{port}", *options]
         if file is not None:
             command += ["--file", str(file)]
         for root in roots:
             command += ["--root", str(root)]
-        super().__init__(command, log, {"SILENTMODE_TOKEN": token, **environment}, wrapper)
+        if policy is not None:
+            command += ["--policy", str(policy)]
+        self.state = log.with_name(f"{log.name}.state")
+        """Where it keeps its journal."""
+        own = {"SILENTMODE_TOKEN": token, "SILENTMODE_STATE_DIR": str(self.state)}
+        super().__init__(command, log, {**own, **environment}, wrapper)

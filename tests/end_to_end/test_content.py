@@ -15,7 +15,7 @@ def test_a_client_that_does_not_read_costs_the_server_no_memory(
     server: Server, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     source = make_file(tmp_path / "data.bin", 300 * MIB)
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     start_agent("client1", token, server.port, file=source).wait_for("registered")
     transfer = server.ask("client1")
     server.wait_landed(transfer, source)
@@ -43,7 +43,7 @@ def test_a_range_of_a_landed_file_is_served(
     shared_server: Server, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     source = make_file(tmp_path / "data.bin", MIB)
-    token = shared_server.manage("add_client", "ranged")
+    token = shared_server.manage("add_client", "ranged", "--token")
     start_agent("ranged", token, shared_server.port, file=source).wait_for("registered")
     transfer = shared_server.ask("ranged")
     shared_server.wait_landed(transfer, source)

@@ -33,7 +33,7 @@ def test_a_black_holed_client_is_offline_within_a_minute_and_goes_on_when_it_is_
 ) -> None:
     """Nobody says a word: no RST, no FIN, no answer to a ping; and the agent's side heals first."""
     source = make_file(tmp_path / "data.bin", 60 * MIB)
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     link.stall_after(30 * MIB)
     agent = start_agent("client1", token, link.port, file=source)
     transfer = server.ask("client1")
@@ -54,7 +54,7 @@ def test_a_black_holed_client_is_offline_within_a_minute_and_goes_on_when_it_is_
 
 
 def test_a_predecessor_is_closed_and_writes_nothing_more(server: Server) -> None:
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     with ScriptedAgent(server.port, "client1", token) as old:
         old.greet()
         asked = server.ask("client1")
@@ -84,7 +84,7 @@ def test_every_transfer_ends_although_every_fifth_ring_is_lost(
     names = [f"till{number}" for number in range(4)]
     source = make_file(tmp_path / "data.bin", MIB)
     for name in names:
-        start_agent(name, server.manage("add_client", name), server.port, file=source)
+        start_agent(name, server.manage("add_client", name, "--token"), server.port, file=source)
     landing = [server.ask(name, duplicate=True) for name in names for _ in range(5)]
     for transfer in landing:
         server.wait_landed(transfer, source)

@@ -20,7 +20,7 @@ def link(server: Server) -> Iterator[Link]:
 
 @pytest.fixture
 def token(server: Server) -> str:
-    return server.manage("add_client", "client1")
+    return server.manage("add_client", "client1", "--token")
 
 
 def begin(

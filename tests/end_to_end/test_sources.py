@@ -41,7 +41,7 @@ def rotate(source: Path) -> None:
 
 @pytest.fixture
 def token(server: Server) -> str:
-    return server.manage("add_client", "client1")
+    return server.manage("add_client", "client1", "--token")
 
 
 @pytest.mark.parametrize("move", [grow, shrink, rewrite, replace, rotate])

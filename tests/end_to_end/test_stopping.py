@@ -21,7 +21,7 @@ def test_a_server_that_is_stopped_keeps_what_arrived_and_goes_on_later(
     server: Server, start_agent: StartAgent, tmp_path: Path, number: signal.Signals
 ) -> None:
     source = make_file(tmp_path / "data.bin", 100 * MIB)
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     with Link(server.port) as link:
         link.stall_after(50 * MIB)
         agent = start_agent("client1", token, link.port, file=source)
@@ -42,7 +42,7 @@ def test_a_server_that_is_stopped_keeps_what_arrived_and_goes_on_later(
 def test_an_agent_of_a_server_that_is_stopped_is_told_so(
     server: Server, start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     with ScriptedAgent(server.port, "client1", token) as agent:
         agent.greet()
         asked = server.ask("client1")
@@ -66,7 +66,7 @@ def test_a_cancel_reaches_the_agent_while_the_servers_disk_hangs(
     """The agent stops at once; what has arrived goes when the disk lets it."""
     server = Server(tmp_path / "server")
     server.start(strace("pwritev,pwritev2:delay_enter=20s:when=2"))
-    token = server.manage("add_client", "client1")
+    token = server.manage("add_client", "client1", "--token")
     source = make_file(tmp_path / "data.bin", 100 * MIB)
     agent = start_agent("client1", token, server.port, file=source)
     agent.wait_for("registered")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_a_request_to_one_worker_reaches_the_agent_of_another(
 ) -> None:
     one, other = workers
     source = make_file(tmp_path / "data.bin", 20 * MIB)
-    agent = start_agent("client1", one.manage("add_client", "client1"), one.port, file=source)
+    agent = start_agent(
+        "client1", one.manage("add_client", "client1", "--token"), one.port, file=source
+    )
     agent.wait_for("registered as client1")
     assert other.call("GET", "/api/v1/clients/client1/")[1]["online"]
     # Under the heartbeat: it was the doorbell.
@@ -113,7 +116,7 @@ def test_a_transfer_moves_to_another_worker_with_its_agent(
 ) -> None:
     one, other = workers
     source = make_file(tmp_path / "data.bin", 300 * MIB)
-    token = one.manage("add_client", "client2")
+    token = one.manage("add_client", "client2", "--token")
     start_agent("client2", token, one.port, file=source).wait_for("registered")
     transfer = other.ask("client2")
     one.wait_status(transfer, "receiving")
@@ -127,11 +130,31 @@ def test_an_idle_agent_stays_connected_over_redis(
 ) -> None:
     """Longer than the 5 s for which the layer waits for a message at a time."""
     one, _ = workers
-    token = one.manage("add_client", "idle")
+    token = one.manage("add_client", "idle", "--token")
     agent = start_agent("idle", token, one.port, roots=[tmp_path])
     agent.wait_for("registered")
     eventually("a lease renewed by a heartbeat, after 15 s", lambda: _seen_for(one, "idle") > 10)
     assert agent.output.count("connected to") == 1
+
+
+def test_all_workers_write_one_audit_log_without_a_branch(workers: tuple[Server, Server]) -> None:
+    one, _ = workers
+    one.manage("add_client", "audited")
+    before = _rows(one)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(workers[n % 2].ask, "audited", f"/{n}") for n in range(100)]
+        transfers = [each.result() for each in asked]
+        for answer in [
+            pool.submit(workers[n % 2].call, "POST", f"/api/v1/transfers/{transfer}/cancel/")
+            for n, transfer in enumerate(transfers)
+        ]:
+            assert answer.result()[0] == 200
+    assert _rows(one) == before + 200
+
+
+def _rows(server: Server) -> int:
+    """How many rows the audit log has, once it was found whole."""
+    return int(server.manage("verify_audit").partition(":")[0])
 
 
 def _seen_for(server: Server, client: str) -> float:

@@ -67,10 +67,17 @@ def test_on_a_fresh_machine_nothing_needs_to_be_set(fresh: Path) -> None:
 
 BAD = {
     "DEBUG": "maybe",
-    "BEHIND_TLS": "maybe",
+    "TLS": "maybe",
+    "TLS ": "true",
+    "TRUSTED_PROXIES": "proxy.example.com",
+    "TRUSTED_PROXIES ": "10.0.0.1/8",
+    "BEHIND_TLS": "true",
+    "LOG_FORMAT": "xml",
     "MAX_FILE_SIZE": "lots",
     "MAX_FILE_SIZE ": "0",
     "MAX_FILE_SIZE  ": str(2**63),
+    "MAX_CHUNK": str(64 * 1024 - 1),
+    "MAX_CHUNK ": str(512 * 1024 + 1),
     "WINDOW": "5",
     "WINDOW ": "8M",
     "WORKERS": "0",
@@ -189,9 +196,42 @@ def test_redis_replaces_the_in_memory_layer(fresh: Path) -> None:
     assert check(fresh, REDIS_URL="redis://r:6379/1", SILENTMODE_WORKERS="4")[0] == 0
 
 
-def test_behind_tls_cookies_and_pages_are_for_tls_only(fresh: Path) -> None:
+# TLS ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", ["proxy", "own"])
+def test_behind_tls_cookies_and_pages_are_for_tls_only(fresh: Path, tls: str) -> None:
     for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT"):
-        assert setting(name, fresh, SILENTMODE_BEHIND_TLS="true") is True
+        assert setting(name, fresh, SILENTMODE_TLS=tls) is True
+    for name in ("SESSION_COOKIE_NAME", "CSRF_COOKIE_NAME"):
+        assert setting(name, fresh, SILENTMODE_TLS=tls).startswith("__Host-")
+
+
+def test_only_a_proxy_is_believed_about_tls(fresh: Path) -> None:
+    """Else whoever asks could say that it was."""
+    name = "SECURE_PROXY_SSL_HEADER"
+    assert setting(name, fresh, SILENTMODE_TLS="proxy") == ["HTTP_X_FORWARDED_PROTO", "https"]
+    script = f"from silentmode import settings; print(hasattr(settings, {name!r}))"
+    for tls in ("own", "off"):
+        assert finished(run("-c", script, data_dir=fresh, SILENTMODE_TLS=tls))[1] == "False\n"
+
+
+@pytest.mark.parametrize("tls", ["proxy", "own"])
+def test_the_settings_of_production_leave_nothing_to_warn_of(fresh: Path, tls: str) -> None:
+    process = run(
+        "manage.py", "check", "--deploy", "--fail-level", "WARNING",
+        data_dir=fresh, SILENTMODE_TLS=tls, SILENTMODE_ALLOWED_HOSTS="files.example.com",
+    )  # fmt: skip
+    code, out, err = finished(process)
+    assert (code, err) == (0, "")
+    assert out.startswith("System check identified no issues")
+
+
+def test_without_tls_the_check_of_a_deployment_warns(fresh: Path) -> None:
+    process = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", data_dir=fresh)
+    code, _, err = finished(process)
+    assert code == 1
+    assert "security.W012" in err
 
 
 def test_behind_tls_a_monitor_asks_for_the_health_without_it(fresh: Path) -> None:
@@ -204,10 +244,7 @@ redirected = SecurityMiddleware(lambda request: None).process_request
 for path in ("/healthz", "/healthz/x", "/x/healthz", "/admin/"):
     print(path, bool(redirected(RequestFactory(SERVER_NAME="localhost").get(path))))
 """
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "silentmode.settings",
-        "SILENTMODE_BEHIND_TLS": "true",
-    }
+    environment = {"DJANGO_SETTINGS_MODULE": "silentmode.settings", "SILENTMODE_TLS": "proxy"}
     code, out, err = finished(run("-c", script, data_dir=fresh, **environment))
     assert code == 0, err
     assert out.splitlines() == [

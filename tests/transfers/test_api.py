@@ -18,7 +18,8 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
 from agent.wire.errors import ERRORS
-from transfers.models import Client, Status, Transfer
+from transfers.access import join_group
+from transfers.models import FINAL, AuditRecord, Client, Label, Scope, Status, Transfer
 
 TRANSFERS = "/api/v1/transfers/"
 SHA = "ab" * 32
@@ -117,12 +118,17 @@ def test_a_new_transfer_says_all_there_is_to_know(
         "size": None,
         "received": 0,
         "checkpoint": 0,
+        "wire_bytes": 0,
         "sha256": "",
         "source_sha256": "",
         "file": None,
         "attempts": 0,
         "error": None,
         "next_attempt_at": None,
+        "reason": "",
+        "held": False,
+        "removed_at": None,
+        "rate_limit": None,
         "requested_by": "olga",
         "started_at": None,
         "finished_at": None,
@@ -152,6 +158,11 @@ BAD_BODIES = {
     "a path that is a list": ({"path": ["a"]}, "path"),
     "a path that is an object": ({"path": {}}, "path"),
     "a path that is a boolean": ({"path": True}, "path"),
+    "a rate below the least": ({"rate_limit": 1023}, "rate_limit"),
+    "a rate above the most": ({"rate_limit": 2**63}, "rate_limit"),
+    "a rate that is a string": ({"rate_limit": "2048"}, "rate_limit"),
+    "a rate that is a boolean": ({"rate_limit": True}, "rate_limit"),
+    "a rate that is a fraction": ({"rate_limit": 2048.0}, "rate_limit"),
     "an unknown field": ({"paht": "/a"}, "paht"),
 }
 
@@ -309,6 +320,45 @@ def test_a_repeated_request_gets_the_first_ones_transfer_though_the_client_was_r
     assert again.json()["error"]["code"] == "revoked"
 
 
+# How fast -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "more"), [("/download/client1", {}), (TRANSFERS, {"client": "client1"})]
+)
+@pytest.mark.usefixtures("client1")
+def test_a_rate_limit_is_asked_for_and_changed(api: APIClient, url: str, more: Any) -> None:
+    asked = api.post(url, more | {"rate_limit": 2048}, format="json").json()
+    assert asked["rate_limit"] == 2048
+    one = f"{TRANSFERS}{asked['id']}/"
+    for rate_limit in (2**20, None):
+        changed = api.patch(one, {"rate_limit": rate_limit}, format="json")
+        assert (changed.status_code, changed.json()["rate_limit"]) == (200, rate_limit)
+        assert api.get(one).json()["rate_limit"] == rate_limit
+
+
+def test_who_is_answered_with_a_transfer_under_way_does_not_change_its_rate(
+    api: APIClient, make: Make
+) -> None:
+    make(path="/a", rate_limit=2048, duplicate=False)
+    for body in ({"path": "/a"}, {"path": "/a", "rate_limit": 4096}):
+        assert api.post("/download/client1", body, format="json").json()["rate_limit"] == 2048
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+def test_what_has_ended_has_no_rate_to_change(api: APIClient, make: Make, status: str) -> None:
+    response = api.patch(f"{TRANSFERS}{make(status).pk}/", {"rate_limit": 2048}, format="json")
+    assert_refused(response, 409, "conflict", "has ended")
+
+
+@pytest.mark.parametrize("body", [{}, {"rate_limit": "fast"}, {"rate_limit": 0}, {"path": "/b"}])
+def test_a_bad_change_of_the_rate_is_refused(api: APIClient, make: Make, body: Any) -> None:
+    transfer = make(rate_limit=2048)
+    assert_refused(api.patch(f"{TRANSFERS}{transfer.pk}/", body, format="json"), 400, "invalid")
+    transfer.refresh_from_db()
+    assert transfer.rate_limit == 2048
+
+
 # Who may -----------------------------------------------------------------------------------------
 
 
@@ -320,7 +370,8 @@ def calls(transfer: Transfer) -> dict[str, tuple[str, str, str]]:
         "create": ("post", TRANSFERS, "add_transfer"),
         "list": ("get", TRANSFERS, "view_transfer"),
         "retrieve": ("get", one, "view_transfer"),
-        "content": ("get", f"{one}content/", "view_transfer"),
+        "content": ("get", f"{one}content/", "fetch_file"),
+        "limit": ("patch", one, "change_transfer"),
         "cancel": ("post", f"{one}cancel/", "change_transfer"),
         "retry": ("post", f"{one}retry/", "change_transfer"),
         "clients": ("get", "/api/v1/clients/", "view_client"),
@@ -334,6 +385,7 @@ CALLS = [
     "list",
     "retrieve",
     "content",
+    "limit",
     "cancel",
     "retry",
     "clients",
@@ -444,8 +496,8 @@ def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(
             client=Client.objects.create(id=f"till{n}", token_sha256=str(n)),
             requested_by=User.objects.create_user(f"user{n}"),
         )
-    # Token, user, rights of the user and of its groups, count, rows.
-    with django_assert_num_queries(6):
+    # Token, user, rights of the user and of its groups, scope, count, rows.
+    with django_assert_num_queries(7):
         assert len(ids(api.get(TRANSFERS))) == count
 
 
@@ -486,13 +538,14 @@ def test_an_unknown_transfer_is_not_found(api: APIClient, pk: str, rest: str) ->
 def test_clients_are_told_with_their_presence_and_never_their_token(
     api: APIClient, client1: Client
 ) -> None:
-    client1.labels = ["berlin"]
+    client1.label(["berlin"])
     client1.save()
     Client.objects.create(id="client2", token_sha256="2")
     come_online(client1)
     one, two = api.get("/api/v1/clients/").json()["results"]
     assert one.keys() == {
-        "id", "online", "last_seen", "platform", "hostname", "agent_version", "labels", "created_at",
+        "id", "status", "online", "last_seen", "platform", "hostname", "agent_version", "labels",
+        "created_at", "enrolled_at", "rotate_requested_at",
     }  # fmt: skip
     assert (one["id"], one["online"], one["labels"]) == ("client1", True, ["berlin"])
     assert (one["platform"], one["hostname"], one["agent_version"]) == ("Linux", "till", "1")
@@ -567,11 +620,101 @@ def test_what_a_page_cannot_do_is_told_as_that(api: APIClient, method: str, path
 
 @pytest.mark.parametrize("method", ["put", "patch", "delete"])
 def test_nothing_is_changed_or_deleted_by_hand(api: APIClient, make: Make, method: str) -> None:
+    """`PATCH` of a transfer has one field, `rate_limit`, and tests of its own."""
     transfer = make()
-    for path in (TRANSFERS, f"{TRANSFERS}{transfer.pk}/", "/api/v1/clients/client1/"):
+    paths = {TRANSFERS, f"{TRANSFERS}{transfer.pk}/", "/api/v1/clients/"}
+    for path in paths - ({f"{TRANSFERS}{transfer.pk}/"} if method == "patch" else set()):
         response = getattr(api, method)(path, {"status": "completed"}, format="json")
         assert_refused(response, 405, "method_not_allowed", method.upper())
     assert Transfer.objects.get().status == "queued"
+
+
+# Reasons and labels ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("client1")
+@pytest.mark.parametrize("url", ["/download/client1", TRANSFERS])
+def test_a_reason_is_kept_and_can_be_made_mandatory(
+    api: APIClient, settings: Settings, url: str
+) -> None:
+    settings.REQUIRE_REASON = True
+    body = {} if url != TRANSFERS else {"client": "client1"}
+    for without in ({}, {"reason": ""}, {"reason": " "}):
+        assert_refused(api.post(url, body | without, format="json"), 400, "invalid", "reason")
+    answer = api.post(url, body | {"reason": "ticket 7"}, format="json")
+    assert (answer.status_code, answer.json()["reason"]) == (202, "ticket 7")
+
+
+@pytest.fixture
+def boss(db: None) -> APIClient:
+    """An admin's program."""
+    user = User.objects.create_user("anna")
+    join_group(user, "admin")
+    return APIClient(headers={"Authorization": token_of(user)})
+
+
+def test_an_admin_labels_a_client(boss: APIClient, client1: Client) -> None:
+    url = "/api/v1/clients/client1/"
+    for labels in (["berlin", "kiosk"], ["rome"], []):
+        answer = boss.patch(url, {"labels": labels}, format="json")
+        assert (answer.status_code, answer.json()["labels"]) == (200, labels)
+    assert not client1.labels.exists()
+
+
+@pytest.mark.usefixtures("client1")
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"labels": "berlin"}, {"labels": ["a b"]}, {"labels": ["<b>"]}, {"labels": [7]},
+        {"labels": ["x" * 65]}, {"labels": ["a"], "id": "x"}, [],
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_are_refused(boss: APIClient, body: Any) -> None:
+    assert_refused(boss.patch("/api/v1/clients/client1/", body, format="json"), 400, "invalid")
+    assert not Label.objects.exists()
+
+
+def test_an_admin_revokes_a_client(boss: APIClient, client1: Client) -> None:
+    assert boss.post("/api/v1/clients/client1/revoke/").status_code == 200
+    client1.refresh_from_db()
+    assert client1.revoked_at is not None
+    assert_refused(boss.post("/download/client1"), 409, "revoked")
+
+
+def test_a_client_outside_of_the_scope_is_as_if_it_were_not_there(
+    api: APIClient, operator: User, make: Make
+) -> None:
+    known = api.post("/download/client1", headers={"Idempotency-Key": "k"})
+    transfer = make("failed")
+    Scope.objects.create(user=operator).labels.add(Label.objects.create(name="rome"))
+    for method, path, _ in calls(transfer).values():
+        body = {"client": "client1"} if path == TRANSFERS and method == "post" else None
+        response = getattr(api, method)(path, body, format="json" if body else None)
+        if path in (TRANSFERS, "/api/v1/clients/") and method == "get":
+            assert response.json()["count"] == 0
+        else:
+            assert_refused(response, 404, "not_found")
+    nobody, client1 = (api.get(TRANSFERS, {"client": name}) for name in ("nobody", "client1"))
+    assert nobody.json() == client1.json()
+    again = api.post("/download/client1", headers={"Idempotency-Key": "k"})
+    assert (known.status_code, again.status_code) == (202, 404)
+
+
+def test_a_token_ends_with_its_time(operator: User) -> None:
+    _, token = AuthToken.objects.create(operator, expiry=timedelta(seconds=-1))
+    api = APIClient(headers={"Authorization": f"Token {token}"})
+    assert_refused(api.get(TRANSFERS), 401, "authentication_failed")
+
+
+def test_a_fetch_is_on_record_and_takes_a_right_of_its_own(
+    api: APIClient, make: Make, data_dir: Path
+) -> None:
+    (data_dir / "downloads/x").write_bytes(b"landed")
+    transfer = make("completed", file="x", sha256=SHA)
+    api.get(f"{TRANSFERS}{transfer.pk}/content/", headers={"Range": "bytes=0-1"})
+    row = AuditRecord.objects.get(event="fetched")
+    assert (row.actor, row.transfer) == ("user olga", transfer.pk)
+    assert row.details == {"sha256": SHA, "range": "bytes=0-1"}
 
 
 # The file ----------------------------------------------------------------------------------------

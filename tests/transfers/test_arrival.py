@@ -1,7 +1,10 @@
 """Bytes that arrive: where an attempt begins, and how much of it a killed server could lose."""
 
+import asyncio
+import errno
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from transfers.arrival import (
     Arrival,
 )
 from transfers.inbox import BATCH_BYTES
-from transfers.storage import PartialBusy, PartialFile
+from transfers.storage import PartialBusy, PartialFile, StorageError
 
 
 class Clock:
@@ -38,9 +41,11 @@ class Books:
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, int]] = []
+        self.written = 0
 
-    async def __call__(self, received: int, checkpoint: int) -> None:
+    async def __call__(self, received: int, checkpoint: int, written: int) -> None:
         self.entries.append((received, checkpoint))
+        self.written += written
 
 
 @pytest.fixture
@@ -64,12 +69,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def arrivals() -> Iterator[list[Arrival]]:
+async def arrivals() -> AsyncIterator[list[Arrival]]:
     """What a test opened; closed after it."""
     opened: list[Arrival] = []
     yield opened
     for each in opened:
-        each.close()
+        await each.close()
 
 
 @pytest.fixture
@@ -193,6 +198,104 @@ async def test_so_many_bytes_make_a_checkpoint(
     assert (arrival.checkpointed, books.entries) == (8, [(8, 8)])
 
 
+class SlowSync:
+    """A sync that ends when a test says so; how many there were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.error: OSError | None = None
+        self.count = 0
+        fdatasync = storage._fdatasync
+
+        def slow(descriptor: int) -> None:
+            self.count += 1
+            self.begun.set()
+            assert self.go_on.wait(20)
+            if self.error:
+                raise self.error
+            fdatasync(descriptor)
+
+        monkeypatch.setattr(storage, "_fdatasync", slow)
+
+
+async def until_told(arrival: Arrival, books: Books) -> None:
+    """As the intake goes on, a batch after the other."""
+    while not books.entries:
+        await arrival.keep_books()
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many bytes are half of what may be unsynced."""
+    monkeypatch.setattr(arrival_module, "CHECKPOINT_BYTES", 4 * (BATCH_BYTES + MAX_CHUNK))
+    return 2 * (BATCH_BYTES + MAX_CHUNK)
+
+
+async def test_half_of_what_may_be_lost_is_synced_while_more_comes(
+    arrival: Arrival, books: Books, half: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = SlowSync(monkeypatch)
+    await arrival.write([bytes(half)])
+    await arrival.keep_books()
+    assert await asyncio.to_thread(sync.begun.wait, 20)
+    await arrival.write([b"more"])
+    await arrival.keep_books()
+    assert (arrival.checkpointed, books.entries, sync.count) == (0, [], 1)
+    sync.go_on.set()
+    await until_told(arrival, books)
+    assert books.entries == [(half + 4, half)], (
+        "what came after it began is not on disk for certain"
+    )
+    assert arrival.checkpointed == half
+
+
+async def test_no_more_is_unsynced_than_may_be_lost(
+    arrival: Arrival, half: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = SlowSync(monkeypatch)
+    await arrival.write([bytes(half)])
+    await arrival.keep_books()
+    await arrival.write([bytes(half)])
+    waiting = asyncio.create_task(arrival.keep_books())
+    assert await asyncio.to_thread(sync.begun.wait, 20)
+    assert not (await asyncio.wait([waiting], timeout=0.2))[0]
+    sync.go_on.set()
+    await waiting
+    assert (arrival.checkpointed, sync.count) == (2 * half, 2)
+
+
+async def test_a_sync_that_fails_beside_the_writing_is_a_failure_of_the_disk(
+    arrival: Arrival, path: Path, books: Books, half: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = SlowSync(monkeypatch)
+    sync.error = OSError(errno.EIO, "it fails")
+    sync.go_on.set()
+    await arrival.write([bytes(half)])
+    with pytest.raises(StorageError):
+        await until_told(arrival, books)
+    await arrival.give_back(keep=True)
+    assert (path.stat().st_size, sync.count) == (0, 1), (
+        "nothing of it is trusted, and none tried again"
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_it_is_not_closed_in_the_middle_of_a_sync(
+    arrival: Arrival, path: Path, half: int, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = SlowSync(monkeypatch)
+    sync.error = OSError(errno.EIO, "it fails") if fails else None
+    await arrival.write([bytes(half)])
+    await arrival.keep_books()
+    closing = asyncio.create_task(arrival.close())
+    assert not (await asyncio.wait([closing], timeout=0.2))[0]
+    assert storage.is_busy(path)
+    sync.go_on.set()
+    await closing
+    assert not storage.is_busy(path)
+
+
 def test_a_killed_server_asks_again_for_64_mib_or_5_s_at_most() -> None:
     assert (arrival_module.CHECKPOINT_BYTES, CHECKPOINT_SECONDS) == (64 * 1024**2, 5.0)
 
@@ -238,7 +341,7 @@ async def test_what_is_recorded_is_on_disk_before_it_is_recorded(
         happened.append("synced")
         return sync(partial)
 
-    async def recorded(received: int, checkpoint: int) -> None:
+    async def recorded(received: int, checkpoint: int, written: int) -> None:
         happened.append("recorded")
 
     monkeypatch.setattr(PartialFile, "checkpoint", synced)
@@ -316,6 +419,6 @@ async def test_given_back_for_good_it_is_removed(arrival: Arrival, path: Path) -
 
 
 async def test_closed_twice_it_lets_the_next_writer_in(arrival: Arrival, path: Path) -> None:
-    arrival.close()
-    arrival.close()
+    await arrival.close()
+    await arrival.close()
     PartialFile.create(path).close()

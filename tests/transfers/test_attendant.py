@@ -16,19 +16,28 @@ from agent.wire.messages import (
     MAX_CHUNK,
     PROTOCOL,
     Abort,
+    Ack,
     Cancel,
     Hello,
     Offer,
+    Renew,
+    Renewed,
     Request,
+    Start,
     Welcome,
 )
 from agent.wire.session import Session
 from agent.wire.state import OVER, Side
 from transfers import attendant as attendant_module
-from transfers.attendant import AT_ONCE, Attendant
+from transfers import rollcall, turns
+from transfers.attendant import Attendant
+from transfers.auth import digest
 from transfers.dialogue import Outgoing
-from transfers.models import HEARTBEAT, Client, Transfer
+from transfers.models import HEARTBEAT, Client, Outlook, Transfer
 from transfers.models.queries import TransferQuerySet
+
+AT_ONCE = 8
+"""SILENTMODE_MAX_ACTIVE_PER_CLIENT, by default."""
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,13 +49,15 @@ class Connection:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.said: asyncio.Queue[Outgoing] = asyncio.Queue()
+        self.renewable = True
+        self.said: asyncio.Queue[Outgoing | Renew] = asyncio.Queue()
         self.ended: asyncio.Queue[tuple[CloseCode, Abort]] = asyncio.Queue()
         self.looks_begun = 0
         self.looks: asyncio.Queue[int] = asyncio.Queue()
         self.agent = Session(Side.AGENT)
         self.session = Session(Side.SERVER)
-        self.session.receive(self.agent.send(Hello(PROTOCOL, "1", "test", "test")))
+        hello = Hello(PROTOCOL, "1", "test", "test", renewable=True)
+        self.session.receive(self.agent.send(hello))
         self.agent.receive(self.session.send(Welcome(client.pk, HEARTBEAT, MAX_CHUNK, "now")))
 
     async def open(self) -> None:
@@ -60,16 +71,29 @@ class Connection:
             self._reply,
             self._close,
             channel_name="specific.test!attendant",
+            renewable=self.renewable,
         )
 
-    async def _reply(self, message: Outgoing) -> None:
-        over = message.transfer and self.session.stage(message.transfer) in OVER
+    async def _reply(self, message: Outgoing | Renew) -> None:
+        over = (
+            not isinstance(message, Renew)
+            and message.transfer
+            and self.session.stage(message.transfer) in OVER
+        )
         if isinstance(message, Request) or not over:
             self.agent.receive(self.session.send(message))
             self.said.put_nowait(message)
 
     async def _close(self, code: CloseCode, farewell: Abort) -> None:
         self.ended.put_nowait((code, farewell))
+
+    def keep(self, renew: Outgoing | Renew) -> str:
+        """Answer as an agent that has kept the new token; its digest."""
+        assert isinstance(renew, Renew)
+        renewed = Renewed(digest(renew.token))
+        assert self.session.receive(self.agent.send(renewed)) == renewed
+        self.attendant.renewed(renewed.token_sha256)
+        return renewed.token_sha256
 
     def say(self, message: Offer | Abort) -> None:
         assert self.session.receive(self.agent.send(message)) == message
@@ -83,7 +107,7 @@ class Connection:
             while await self.looks.get() <= number:
                 pass
 
-    async def hear(self) -> Outgoing:
+    async def hear(self) -> Outgoing | Renew:
         async with asyncio.timeout(PATIENCE):
             return await self.said.get()
 
@@ -152,11 +176,13 @@ async def test_a_ring_is_enough_for_what_is_new(connection: Connection) -> None:
     assert await connection.hear() == Request(transfer.pk, "/a", None)
 
 
-async def test_it_looks_once_a_heartbeat_where_nobody_rings(
+async def test_an_idle_one_is_called_where_nobody_rings(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attendant_module, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(rollcall, "CALL_SECONDS", 0.01)
+    monkeypatch.setattr(rollcall, "LOOK_SECONDS", 0.01)
     await connection.open()
+    await connection.look()
     transfer = await wanted(connection.client)
     assert await connection.hear() == Request(transfer.pk, "/a", None)
 
@@ -193,13 +219,36 @@ async def test_what_is_under_way_is_not_asked_for_twice(connection: Connection) 
     assert connection.said.empty()
 
 
+async def test_a_client_waits_while_others_have_all_the_turns_and_is_rung(
+    connection: Connection,
+) -> None:
+    other = turns.of_this_process().seat("other", lambda: None)
+    elsewhere = turns.of_this_process().seat("elsewhere", lambda: None)
+    turns.of_this_process()._free = AT_ONCE + 1
+    assert other.take(AT_ONCE) == AT_ONCE
+    assert elsewhere.take(1) == 1
+    rows = [await wanted(connection.client, path) for path in ("/1", "/2")]
+    await connection.open()
+    await connection.look()
+    assert connection.said.empty()
+    assert (await fresh(rows[0])).status == "queued"
+    elsewhere.give_back()
+    assert await connection.hear() == Request(rows[0].pk, "/1", None)
+    await connection.look()
+    assert connection.said.empty()
+    connection.say(Abort(rows[0].pk, "not_found", path="/1"))
+    assert await connection.hear() == Request(rows[1].pk, "/2", None)
+
+
 async def test_so_many_at_once_and_the_oldest_first(connection: Connection) -> None:
     paths = [f"/{number}" for number in range(AT_ONCE + 2)]
     rows = [await wanted(connection.client, path) for path in paths]
     await connection.open()
     asked = [await connection.hear() for _ in range(AT_ONCE)]
     await connection.look()
-    assert {request.transfer for request in asked} == {row.pk for row in rows[:AT_ONCE]}
+    assert {each.transfer for each in asked if isinstance(each, Request)} == {
+        row.pk for row in rows[:AT_ONCE]
+    }
     assert connection.said.empty(), "the others wait their turn"
     connection.say(Abort(rows[3].pk, "not_found", path=rows[3].path))
     assert await connection.hear() == Request(rows[AT_ONCE].pk, paths[AT_ONCE], None)
@@ -232,6 +281,26 @@ async def test_what_was_cancelled_is_cancelled_at_the_agent(connection: Connecti
     connection.attendant.ring()
     assert await connection.hear() == Cancel(transfer.pk)
     connection.say(Abort(transfer.pk, "cancelled"))
+
+
+async def test_another_rate_limit_is_told_at_once(connection: Connection) -> None:
+    """In `start` before it was started, and in the middle in an `ack` of its own."""
+    transfer = await wanted(connection.client)
+    await connection.open()
+    assert isinstance(await connection.hear(), Request)
+    await sync_to_async((await fresh(transfer)).limit_rate)(5000)
+    await connection.look()
+    connection.say(Offer(transfer.pk, "a", 100_000, 0, "1", "/a"))
+    start = await connection.hear()
+    assert isinstance(start, Start)
+    assert start.rate_limit == 5000
+    for rate_limit in (1024, None):
+        await sync_to_async((await fresh(transfer)).limit_rate)(rate_limit)
+        connection.attendant.ring()
+        ack = await connection.hear()
+        assert ack == Ack(transfer.pk, 0, start.limit, 0, rate_limit)
+    await connection.look()
+    assert connection.said.empty()
 
 
 async def test_a_transfer_is_not_asked_for_again_before_the_agent_has_confirmed_its_end(
@@ -335,14 +404,16 @@ async def test_a_revoked_client_is_sent_away(connection: Connection) -> None:
 
 
 async def test_only_a_sign_of_life_renews_the_lease(connection: Connection) -> None:
+    roll_call = rollcall.of_this_process()
     await connection.open()
     await connection.look()
-    await connection.look()
+    await roll_call.call()
     past = await expired_lease(connection.client)
     await connection.look()
+    await roll_call.call()
     assert await lease(connection.client) == past, "a doorbell says nothing about the agent"
     connection.attendant.sign_of_life()
-    await connection.look()
+    await roll_call.call()
     assert await lease(connection.client) > timezone.now()
 
 
@@ -375,14 +446,14 @@ async def test_who_leaves_in_the_middle_of_a_look_leaves_nothing_requested(
     """A row that says `requested` while nobody is connected would be a lie."""
     looking, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
-    expire_due = TransferQuerySet.expire_due
+    outlook = TransferQuerySet.outlook
 
-    def slow(transfers: TransferQuerySet) -> int:
+    def slow(transfers: TransferQuerySet, client_id: str) -> Outlook:
         loop.call_soon_threadsafe(looking.set)
         go_on.wait(PATIENCE)
-        return expire_due(transfers)
+        return outlook(transfers, client_id)
 
-    monkeypatch.setattr(TransferQuerySet, "expire_due", slow)
+    monkeypatch.setattr(TransferQuerySet, "outlook", slow)
     transfer = await wanted(connection.client)
     await connection.open()
     async with asyncio.timeout(PATIENCE):
@@ -412,27 +483,13 @@ def failing_once(call: Callable[..., Any]) -> Callable[..., Any]:
 async def test_a_look_that_fails_is_made_good_by_the_next(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TransferQuerySet, "expire_due", failing_once(TransferQuerySet.expire_due))
+    monkeypatch.setattr(TransferQuerySet, "outlook", failing_once(TransferQuerySet.outlook))
     transfer = await wanted(connection.client)
     await connection.open()
     await connection.looks.get()
     assert (await fresh(transfer)).status == "queued"
     connection.attendant.ring()
     assert await connection.hear() == Request(transfer.pk, "/a", None)
-
-
-async def test_a_look_that_fails_forgets_no_sign_of_life(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await connection.open()
-    await connection.look()
-    await connection.look()
-    await expired_lease(connection.client)
-    monkeypatch.setattr(Client, "seen", failing_once(Client.seen))
-    connection.attendant.sign_of_life()
-    await connection.look()
-    await connection.look()
-    assert await lease(connection.client) > timezone.now()
 
 
 async def test_a_row_that_another_took_first_does_not_stop_the_others(
@@ -449,3 +506,90 @@ async def test_a_row_that_another_took_first_does_not_stop_the_others(
     monkeypatch.setattr(Transfer, "claim", race)
     await connection.open()
     assert await connection.hear() == Request(free.pk, "/a", None)
+
+
+# Tokens ------------------------------------------------------------------------------------------
+
+
+async def rotate(client: Client) -> None:
+    """An operator wants it to have a new token, and no ring is heard."""
+    await Client.objects.filter(pk=client.pk).aupdate(
+        renewable=True, rotate_requested_at=timezone.now()
+    )
+
+
+async def row_of(client: Client) -> Client:
+    return await Client.objects.aget(pk=client.pk)
+
+
+async def test_a_new_token_is_sent_once_and_is_the_only_one_when_it_is_kept(
+    connection: Connection,
+) -> None:
+    old = connection.client.token_sha256
+    await connection.open()
+    await rotate(connection.client)
+    await connection.look()
+    renew = await connection.hear()
+    await connection.look()
+    assert connection.said.empty(), "once is enough"
+    row = await row_of(connection.client)
+    assert row.token_sha256 == old, "until it is kept, the old one counts"
+    assert isinstance(renew, Renew)
+    assert row.next_token_sha256 == digest(renew.token)
+    kept = connection.keep(renew)
+    await connection.look()
+    row = await row_of(connection.client)
+    assert (row.token_sha256, row.next_token_sha256, row.rotate_requested_at) == (kept, None, None)
+    assert connection.ended.empty()
+
+
+async def test_a_second_rotation_on_one_connection(connection: Connection) -> None:
+    await connection.open()
+    for _ in range(2):
+        await rotate(connection.client)
+        await connection.look()
+        kept = connection.keep(await connection.hear())
+        await connection.look()
+        assert (await row_of(connection.client)).token_sha256 == kept
+    assert connection.ended.empty()
+
+
+async def test_an_agent_that_cannot_keep_a_token_gets_none_and_the_log_says_so(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.renewable = False
+    await connection.open()
+    await rotate(connection.client)
+    for _ in range(2):
+        await connection.look()
+    assert connection.said.empty()
+    assert caplog.text.count("cannot be rotated") == 1
+
+
+async def test_what_could_not_be_recorded_is_recorded_at_the_next_look(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connection.open()
+    await rotate(connection.client)
+    await connection.look()
+    renew = await connection.hear()
+    take = Client.take_token
+    with monkeypatch.context() as broken:
+        broken.setattr(Client, "take_token", lambda *args: 1 / 0)
+        kept = connection.keep(renew)
+        await connection.look()
+    assert Client.take_token is take
+    await connection.look()
+    assert (await row_of(connection.client)).token_sha256 == kept
+
+
+async def test_a_connection_whose_token_was_replaced_is_closed_and_told_so(
+    connection: Connection,
+) -> None:
+    """Not as one that another connection superseded: its agent would come back for ever."""
+    await connection.open()
+    await Client.objects.filter(pk=connection.client.pk).aupdate(token_sha256="1" * 64, epoch=9)
+    connection.attendant.ring()
+    code, farewell = await connection.end()
+    assert (code, farewell.code) == (CloseCode.REVOKED, "revoked")
+    assert "enrolled anew" in farewell.detail

@@ -1,24 +1,13 @@
 """Who may do what: agents by their token, operators by theirs."""
 
 import hashlib
-from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser, Group, Permission, User
-from rest_framework.exceptions import MethodNotAllowed
-from rest_framework.request import Request
-from rest_framework.test import APIRequestFactory
-from rest_framework.views import APIView
 
 from transfers.auth import (
-    OPERATOR,
-    Action,
     AgentRefused,
-    MayOperate,
     authenticate_agent,
     digest,
-    make_operator,
-    may,
     new_token,
 )
 from transfers.models import Client
@@ -91,74 +80,3 @@ def test_a_revoked_client_is_refused(client1: Client, token: str) -> None:
 def test_a_browser_is_refused_though_it_has_the_token(token: str, origin: str) -> None:
     refused = refusal("client1", {"authorization": f"Bearer {token}", "origin": origin})
     assert (refused.code, refused.status) == ("forbidden", 403)
-
-
-# Operators ---------------------------------------------------------------------------------------
-
-
-def test_an_operator_may_look_ask_and_steer_and_not_revoke(operator: User) -> None:
-    assert {action for action in Action if may(operator, action)} == set(OPERATOR)
-    assert set(Action) - set(OPERATOR) == {Action.REVOKE_CLIENT}
-
-
-@pytest.mark.django_db
-def test_a_new_user_may_do_nothing() -> None:
-    otto = User.objects.create_user("otto")
-    assert not any(may(otto, action) for action in Action)
-    assert not any(may(AnonymousUser(), action) for action in Action)
-
-
-@pytest.mark.django_db
-def test_a_superuser_may_do_all() -> None:
-    root = User.objects.create_superuser("root")
-    assert all(may(root, action) for action in Action)
-
-
-@pytest.mark.django_db
-def test_a_group_gives_rights() -> None:
-    user, group = User.objects.create_user("otto"), Group.objects.create(name="auditors")
-    group.permissions.set(Permission.objects.filter(codename="view_transfer"))
-    user.groups.add(group)
-    assert {action for action in Action if may(user, action)} == {Action.SEE_TRANSFERS}
-
-
-def test_a_deactivated_user_may_do_nothing(operator: User) -> None:
-    operator.is_active = False
-    assert not any(may(operator, action) for action in Action)
-    root = User(is_superuser=True, is_active=False)
-    assert not any(may(root, action) for action in Action)
-
-
-def test_making_an_operator_twice_is_allowed(operator: User) -> None:
-    make_operator(operator)
-    assert operator.user_permissions.count() == len(OPERATOR)
-
-
-@pytest.mark.django_db
-def test_every_action_is_a_permission_that_exists() -> None:
-    for action in Action:
-        app, codename = action.split(".")
-        assert Permission.objects.filter(content_type__app_label=app, codename=codename).exists()
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("attributes", [{"action": "list"}, {"action": "list", "takes": {}}])
-def test_a_view_that_says_nothing_about_rights_is_for_nobody(attributes: dict[str, Any]) -> None:
-    request = Request(APIRequestFactory().get("/"))
-    request.user = User.objects.create_superuser("root")
-    view = type("View", (APIView,), attributes)()
-    assert MayOperate().has_permission(request, view) is False
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("attributes", [{}, {"action": None}])
-def test_a_method_that_a_view_does_not_have_is_told_to_whoever_is_known(
-    attributes: dict[str, Any],
-) -> None:
-    request = Request(APIRequestFactory().put("/"))
-    view = type("View", (APIView,), attributes)()
-    request.user = AnonymousUser()
-    assert MayOperate().has_permission(request, view) is False
-    request.user = User.objects.create_user("otto")
-    with pytest.raises(MethodNotAllowed, match="PUT"):
-        MayOperate().has_permission(request, view)

@@ -74,6 +74,32 @@ def test_a_message_limit_below_a_chunk_is_a_mistake(
 ) -> None:
     settings.WEBSOCKET_MAX_MESSAGE_SIZE = MAX_CHUNK + more
     assert checked().keys() == ids
+    settings.MAX_CHUNK = MAX_CHUNK - 1
+    assert checked().keys() == set()
+
+
+@pytest.mark.parametrize("setting", ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_PER_CLIENT"])
+def test_less_in_flight_than_one_window_is_a_mistake(settings: Settings, setting: str) -> None:
+    settings.WINDOW = settings.MAX_IN_FLIGHT = settings.MAX_IN_FLIGHT_PER_CLIENT = 1 << 20
+    assert checked().keys() == set()
+    setattr(settings, setting, (1 << 20) - 1)
+    assert "silentmode.E005" in checked()
+
+
+@pytest.mark.parametrize(
+    ("share", "whole"),
+    [
+        ("MAX_ACTIVE_PER_CLIENT", "MAX_ACTIVE_TRANSFERS"),
+        ("MAX_IN_FLIGHT_PER_CLIENT", "MAX_IN_FLIGHT"),
+        ("BYTES_PER_DAY_PER_CLIENT", "BYTES_PER_DAY"),
+    ],
+)
+def test_a_share_beyond_the_whole_is_a_warning(settings: Settings, share: str, whole: str) -> None:
+    setattr(settings, whole, 1 << 30)
+    setattr(settings, share, 1 << 30)
+    assert checked().keys() == set()
+    setattr(settings, share, (1 << 30) + 1)
+    assert checked().keys() == {"silentmode.W002"}
 
 
 def test_any_host_is_a_warning_when_deployed(settings: Settings) -> None:

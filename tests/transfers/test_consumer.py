@@ -17,11 +17,13 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.urls import path
 from django.utils import timezone
+from pytest_django import Settings
 
 from agent.wire.codec import decode, encode
 from agent.wire.errors import CloseCode
 from agent.wire.messages import (
     MAX_CHUNK,
+    MIN_CHUNK,
     PROTOCOL,
     Abort,
     Ack,
@@ -37,11 +39,14 @@ from agent.wire.messages import (
     Start,
     Welcome,
 )
-from transfers import consumers, dispatch
-from transfers.attendant import AT_ONCE, Attendant
+from transfers import consumers, dispatch, rollcall
+from transfers.attendant import Attendant
 from transfers.auth import digest, new_token
 from transfers.consumers import AgentConsumer, refuse
 from transfers.models import HEARTBEAT, LEASE, Client, Transfer, request_file
+
+AT_ONCE = 8
+"""SILENTMODE_MAX_ACTIVE_PER_CLIENT, by default."""
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -233,6 +238,23 @@ async def test_hello_is_answered_with_what_the_agent_has_to_know(
     await line.socket.disconnect(timeout=PATIENCE)
 
 
+async def test_the_largest_chunk_is_the_server_s_to_say(
+    client1: Client, token: str, settings: Settings
+) -> None:
+    settings.MAX_CHUNK = MIN_CHUNK
+    transfer = await ask(client1)
+    line = Line(token)
+    await line.connect()
+    assert (await line.greet()).max_chunk == MIN_CHUNK
+    await line.offer(2 * MIN_CHUNK)
+    await line.say(Chunk(transfer.pk, 0, bytes(MIN_CHUNK + 1)))
+    heard, code = await line.last_words()
+    assert isinstance(heard[-1], Abort)
+    assert heard[-1].detail == f"a chunk of {MIN_CHUNK + 1} bytes is longer than allowed"
+    assert code == CloseCode.PROTOCOL_ERROR
+    await line.socket.disconnect(timeout=PATIENCE)
+
+
 async def test_who_has_not_said_hello_is_not_online(client1: Client, token: str) -> None:
     line = Line(token)
     await line.connect()
@@ -291,19 +313,26 @@ async def test_another_version_of_the_protocol_is_told_so(client1: Client, token
 # Presence ----------------------------------------------------------------------------------------
 
 
+async def test_more_heartbeats_than_a_stalled_link_brings_at_once_end_the_connection(
+    line: Line,
+) -> None:
+    for _ in range(consumers.HEARTBEATS_AT_ONCE + 3):
+        await line.say(Heartbeat())
+    heard, code = await line.last_words()
+    assert isinstance(heard[-1], Abort)
+    assert heard[-1].detail == "too many heartbeats"
+    assert code == 4008
+
+
 async def test_a_heartbeat_is_answered_and_renews_the_lease(line: Line, client1: Client) -> None:
     past = timezone.now() - timedelta(hours=1)
     await Client.objects.filter(pk=client1.pk).aupdate(online_until=past)
     await line.say(Heartbeat())
     assert await line.hear(Heartbeat) == Heartbeat()
-    transfer = await ask(
-        client1
-    )  # asked for in the same look that renews the lease, or a later one
-    await line.hear(Request)
+    await rollcall.of_this_process().call()
     until = (await row(client1)).online_until
     assert until is not None
     assert until > timezone.now() + LEASE / 2
-    assert (await fresh(transfer)).status == "requested"
 
 
 async def test_who_disconnects_is_offline_at_once(client1: Client, token: str) -> None:
@@ -538,8 +567,6 @@ async def test_who_broke_the_rules_is_given_no_more_work(
 
     monkeypatch.setattr(Attendant, "_look", looked)
     async with connected(token) as line:
-        async with asyncio.timeout(PATIENCE):
-            await looks.get()
         await line.say("{")
         await line.last_words()
         transfer = await ask(client1)

@@ -105,10 +105,33 @@ async def test_the_whole_file_is_an_attachment_that_no_browser_interprets(path: 
         "Content-Length": "10",
         "Content-Disposition": 'attachment; filename="till 1.db"',
         "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
         "Accept-Ranges": "bytes",
         "ETag": '"abc"',
     }
     assert await body(response) == DATA
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ('a"b.db', r'filename="a\"b.db"'),
+        ("a\\b.db", r'filename="a\\b.db"'),
+        ('"; filename=evil.exe', r'filename="\"; filename=evil.exe"'),
+        ("kasse-zürich.db", "filename*=utf-8''kasse-z%C3%BCrich.db"),
+        ("日本.db", "filename*=utf-8''%E6%97%A5%E6%9C%AC.db"),
+        ("a\u202egpj.exe", "filename*=utf-8''a%E2%80%AEgpj.exe"),
+        ("a\r\nSet-Cookie: x=1", "filename*=utf-8''a%0D%0ASet-Cookie%3A%20x%3D1"),
+        ("a\x1b[2J\x7f", "filename*=utf-8''a%1B%5B2J%7F"),
+        ("100%.db", 'filename="100%.db"'),
+    ],
+)
+def test_a_name_cannot_leave_its_parameter(data_dir: Path, name: str, header: str) -> None:
+    """RFC 6266: quoted where that is possible, else as RFC 8187 has it."""
+    path = data_dir / "downloads" / name
+    path.write_bytes(DATA)
+    response = file_response(path, etag="abc")
+    assert response["Content-Disposition"] == f"attachment; {header}"
 
 
 async def test_a_range_of_the_file_says_which(path: Path) -> None:

@@ -8,12 +8,17 @@ import pytest
 from agent.wire.messages import Abort, Ack, Cancel, Chunk, Offer, Request, Start
 from transfers.dialogue import (
     ANSWER_SECONDS,
+    ANSWER_SECONDS_AT_MOST,
     CONFIRM_SECONDS,
+    CONFIRM_SECONDS_AT_MOST,
+    GRACE_SECONDS,
     HASHING_RATE,
     Dialogue,
     Outgoing,
+    Pace,
     Pulse,
     Silence,
+    TooSlow,
 )
 from transfers.inbox import LinkLost
 from transfers.models import HEARTBEAT
@@ -67,6 +72,12 @@ class Line:
         while True:
             assert await self.dialogue.next_batch(None) == ([], None)
 
+    async def wait_in_vain_beside_another(self) -> None:
+        """While chunks of another transfer come: this one is slow, and the agent is not silent."""
+        while True:
+            self.pulse.beat(chunk=True)
+            assert await self.dialogue.next_batch(5.0) == ([], None)
+
     async def asked(self) -> None:
         self.dialogue.hear(OFFER)
         assert await self.dialogue.ask(Request(TRANSFER)) == OFFER
@@ -89,6 +100,25 @@ async def test_chunks_of_others_go_before_an_answer(line: Line) -> None:
     with pytest.raises(Silence):
         await line.dialogue.ask(Request(TRANSFER))
     assert sum(line.waits) == ANSWER_SECONDS + 20
+
+
+async def test_chunks_of_others_go_before_an_answer_for_five_minutes_at_most(line: Line) -> None:
+    """An agent that sends one file can hold the turns of seven others no longer than that."""
+    line.pulse.chunk = line.time.now + 10**6
+    with pytest.raises(Silence, match="300 s"):
+        await line.dialogue.ask(Request(TRANSFER))
+    assert sum(line.waits) == ANSWER_SECONDS_AT_MOST
+
+
+async def test_the_first_chunk_comes_within_five_minutes_of_the_start_and_of_reading_again(
+    line: Line,
+) -> None:
+    await line.asked()
+    await line.dialogue.start(Start(TRANSFER, ((100 * HASHING_RATE, 10),), 10))
+    begun = line.time.now
+    with pytest.raises(Silence):
+        await line.wait_in_vain_beside_another()
+    assert line.time.now - begun == pytest.approx(100 + ANSWER_SECONDS_AT_MOST, abs=5)
 
 
 async def test_a_connection_that_is_silent_altogether_is_no_fault_of_the_transfer(
@@ -151,6 +181,14 @@ async def test_an_end_that_is_not_confirmed_ends_the_connection(line: Line) -> N
     assert [farewell.code for farewell in line.hung_up] == ["timed_out"]
 
 
+async def test_an_end_is_waited_for_five_minutes_at_most_whatever_else_comes(line: Line) -> None:
+    await line.asked()
+    line.pulse.chunk = line.time.now + 10**6  # an agent that sends on and on
+    await line.dialogue.end(Cancel(TRANSFER))
+    assert sum(line.waits) == CONFIRM_SECONDS_AT_MOST
+    assert len(line.hung_up) == 1
+
+
 async def test_an_end_is_said_once_and_is_the_last_word(line: Line) -> None:
     await line.asked()
     await line.dialogue.stop(Cancel(TRANSFER))
@@ -172,3 +210,94 @@ async def test_who_was_not_asked_or_has_ended_it_is_not_told_to_stop(
     said = list(line.said)
     await line.dialogue.end(Cancel(TRANSFER))
     assert line.said == said
+
+
+# The least rate
+
+
+def test_a_trickle_is_too_slow_in_the_end() -> None:
+    pace = Pace(least_rate=128)
+    for _ in range(8):
+        pace.brought(4096)  # 32 s of the least rate
+        pace.waited(39)  # just before it would be silence
+    pace.brought(4096)
+    with pytest.raises(TooSlow, match="128 bytes/s"):
+        pace.waited(39)
+
+
+@pytest.mark.parametrize("length", [4096, 65536])
+def test_at_the_least_rate_it_goes_on_for_ever(length: int) -> None:
+    pace = Pace(least_rate=128)
+    for _ in range(1000):
+        pace.brought(length)
+        pace.waited(length / 128)
+
+
+def test_speed_cannot_be_saved_for_a_trickle_later() -> None:
+    pace = Pace(least_rate=10_000)
+    for _ in range(1000):
+        pace.brought(1_000_000)
+    with pytest.raises(TooSlow):
+        pace.waited(GRACE_SECONDS + 1)
+
+
+def test_the_time_before_the_first_chunk_is_not_counted() -> None:
+    """The agent may have to read again what it sent in an earlier attempt."""
+    Pace(least_rate=128).waited(10**6)
+
+
+def test_no_rate_is_no_limit() -> None:
+    pace = Pace(least_rate=0)
+    pace.brought(1)
+    pace.waited(10**6)
+
+
+async def test_a_dialogue_counts_only_the_time_in_which_it_waits_for_the_agent(line: Line) -> None:
+    line.dialogue = Dialogue(
+        TRANSFER, line.reply, line.hang_up, line.pulse, line.time, least_rate=1.0
+    )
+    await line.asked()
+    await line.dialogue.start(Start(TRANSFER, ((0, 10),), 10))
+    for _ in range(3):
+        line.dialogue.hear(Chunk(TRANSFER, 0, b"x"))
+        line.time.now += 1000  # our disk hangs
+        assert (await line.dialogue.next_batch(5.0))[0]
+    line.waits.clear()
+    with pytest.raises(TooSlow):
+        await line.wait_in_vain_beside_another()
+    assert GRACE_SECONDS <= sum(line.waits) <= GRACE_SECONDS + 10
+
+
+def test_who_was_told_to_be_slow_may_be() -> None:
+    """And no longer than that: then the rate counts that everybody has to bring."""
+    pace = Pace(least_rate=10**6)
+    pace.limit(2048)
+    for _ in range(100):
+        pace.brought(8192)
+        pace.waited(4)
+    pace.limit(None)
+    with pytest.raises(TooSlow):
+        pace.waited(61)
+
+
+def test_a_high_limit_does_not_ask_for_more() -> None:
+    pace = Pace(least_rate=128)
+    pace.limit(10**9)
+    for _ in range(1000):
+        pace.brought(128)
+        pace.waited(1)
+
+
+async def test_when_all_has_come_only_silence_counts(line: Line) -> None:
+    line.dialogue = Dialogue(
+        TRANSFER, line.reply, line.hang_up, line.pulse, line.time, least_rate=1.0
+    )
+    await line.asked()
+    await line.dialogue.start(Start(TRANSFER, ((0, 1),), 10))
+    line.dialogue.hear(Chunk(TRANSFER, 0, b"x"))
+    assert (await line.dialogue.next_batch(5.0))[0]
+    for _ in range(50):
+        line.pulse.beat(chunk=True)
+        await line.dialogue.next_batch(5.0)
+    with pytest.raises(Silence):
+        await line.wait_in_vain_beside_another()

@@ -8,7 +8,9 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +46,8 @@ from transfers.dialogue import Outgoing, Pulse
 from transfers.inbox import LinkLost, Withdrawn
 from transfers.intake import Intake
 from transfers.models import MAX_SOURCE_CHANGES, Client, Status, Transfer
+from transfers.models.usage import written_today
+from transfers.turns import of_this_process
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,9 +80,13 @@ class Agent:
         }
         self.intake: Intake
         self.pulse = Pulse()
+        self.clock: Callable[[], float] = time.monotonic
+        """Of its turn."""
+        self.seat = of_this_process().seat("client1", lambda: None)
         self.hung_up: list[Abort] = []
         self._ours = Session(Side.AGENT)
         self._theirs = Session(Side.SERVER)
+        self._ours.least_chunk = self._theirs.least_chunk = 1  # for many chunks of little files
         self._theirs.receive(self._ours.send(Hello(PROTOCOL, "1", "test", "test")))
         self._ours.receive(self._theirs.send(Welcome("client1", 15, MAX_CHUNK, "now")))
         self._news = asyncio.Event()
@@ -100,7 +108,9 @@ class Agent:
 
     def attend(self, transfer: Transfer, epoch: int) -> Intake:
         """An intake that asks this agent."""
-        self.intake = Intake(transfer, epoch, self.reply, self.hang_up, self.pulse)
+        self.seat.take(1)
+        turn = self.seat.turn(self.clock)
+        self.intake = Intake(transfer, epoch, self.reply, self.hang_up, self.pulse, turn=turn)
         return self.intake
 
     def say(self, message: Offer | Chunk | End | Abort) -> None:
@@ -226,6 +236,33 @@ def silent(message: Message) -> None:
 # Landing -----------------------------------------------------------------------------------------
 
 
+async def test_the_rate_limit_goes_with_start_and_every_ack(house: House) -> None:
+    house.agent.on[Start] = house.agent.send_three
+    transfer = await house.row(rate_limit=10**6)
+    assert (await house.run(transfer)).status == "completed"
+    assert (await house.agent.hear(Start)).rate_limit == 10**6
+    assert (await house.agent.hear(Ack)).rate_limit == 10**6
+
+
+async def test_a_change_of_the_rate_in_the_middle_has_the_counts_of_the_last_ack(
+    house: House,
+) -> None:
+    house.agent.on[Start] = house.agent.send_three
+    house.agent.on[Ack] = lambda ack: None
+    transfer = await house.row()
+    running = await house.start(transfer)
+    while not (acks := house.agent.told(Ack)) or acks[-1].received < 3000:
+        await house.agent.hear(Ack)
+        await asyncio.sleep(0)
+    await house.intake.limit_rate(2048)
+    await house.intake.limit_rate(2048)  # told once
+    *_, before, last = house.agent.told(Ack)
+    assert last == replace(before, rate_limit=2048)
+    house.agent.on[Ack] = house.agent.send_on
+    await house.intake.limit_rate(None)
+    assert (await house.ended(running, transfer)).status == "completed"
+
+
 async def test_a_file_lands_whole_with_its_digest(house: House) -> None:
     transfer = await house.run(await house.row(path="/till.db"))
     assert house.landed == [DATA]
@@ -234,13 +271,32 @@ async def test_a_file_lands_whole_with_its_digest(house: House) -> None:
     assert house.partial(transfer) is None
 
 
+async def test_what_was_written_counts_for_the_day_landed_or_not(house: House) -> None:
+    await house.run(await house.row(path="/till.db"))
+    assert await sync_to_async(written_today)("client1") == len(DATA)
+    house.agent.digest = "0" * 64
+    await house.run(await house.row(path="/again.db"))
+    assert await sync_to_async(written_today)("client1") == 2 * len(DATA)
+
+
+async def test_a_file_that_does_not_fit_into_the_day_waits_and_the_agent_is_told(
+    house: House, settings: Settings
+) -> None:
+    settings.BYTES_PER_DAY_PER_CLIENT = len(DATA) + 1
+    await house.run(await house.row(path="/till.db"))
+    transfer = await house.run(await house.row(path="/again.db"))
+    assert (transfer.status, transfer.error_code) == ("queued", "quota_exceeded")
+    assert transfer.setbacks == 0
+    assert house.landed == [DATA]
+
+
 async def test_the_agent_hears_that_it_landed_only_after_the_row_says_so(house: House) -> None:
     seen: list[tuple[Any, list[bytes]]] = []
     landed = Transfer.landed
 
-    def spy(transfer: Transfer, epoch: int) -> None:
+    def spy(transfer: Transfer, epoch: int, **counts: Any) -> None:
         seen.append((house.agent.told(Landed), house.landed))
-        landed(transfer, epoch)
+        landed(transfer, epoch, **counts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Transfer, "landed", spy)
@@ -507,8 +563,8 @@ async def test_bytes_that_come_slowly_are_on_disk_and_on_record_all_the_same(
     recorded = asyncio.Event()
     record = Intake._record
 
-    async def recording(self: Intake, received: int, checkpoint: int) -> None:
-        await record(self, received, checkpoint)
+    async def recording(self: Intake, received: int, checkpoint: int, written: int) -> None:
+        await record(self, received, checkpoint, written)
         recorded.set()
 
     monkeypatch.setattr(Intake, "_record", recording)
@@ -561,10 +617,10 @@ async def test_a_cancel_between_the_rename_and_the_row_leaves_nothing_in_the_dow
 ) -> None:
     landed = Transfer.landed
 
-    def too_late(transfer: Transfer, epoch: int) -> None:
+    def too_late(transfer: Transfer, epoch: int, **counts: Any) -> None:
         assert house.landed == [DATA]
         Transfer.objects.get(pk=transfer.pk).cancel()
-        landed(transfer, epoch)
+        landed(transfer, epoch, **counts)
 
     monkeypatch.setattr(Transfer, "landed", too_late)
     transfer = await house.run(await house.row())
@@ -578,9 +634,9 @@ async def test_what_somebody_else_completed_is_landed_for_the_agent_too(
 ) -> None:
     landed = Transfer.landed
 
-    def twice(transfer: Transfer, epoch: int) -> None:
+    def twice(transfer: Transfer, epoch: int, **counts: Any) -> None:
         landed(Transfer.objects.get(pk=transfer.pk), epoch)
-        landed(transfer, epoch)
+        landed(transfer, epoch, **counts)
 
     monkeypatch.setattr(Transfer, "landed", twice)
     transfer = await house.run(await house.row())

@@ -110,8 +110,8 @@ async def test_a_database_whose_answer_is_lost_after_the_last_word_leaves_the_la
 ) -> None:
     landed = Transfer.landed
 
-    def unheard(transfer: Transfer, epoch: int) -> None:
-        landed(transfer, epoch)
+    def unheard(transfer: Transfer, epoch: int, **counts: Any) -> None:
+        landed(transfer, epoch, **counts)
         raise AWAY
 
     monkeypatch.setattr(Transfer, "landed", unheard)

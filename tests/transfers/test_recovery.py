@@ -16,7 +16,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from transfers import recovery, storage
-from transfers.models import Client, Status, Transfer
+from transfers.models import Client, Event, Status, Transfer, record
 from transfers.recovery import ORPHAN_SECONDS, Report, at_start, sweep
 from transfers.storage import PartialFile
 
@@ -263,8 +263,9 @@ def test_a_link_to_itself_stops_nothing(data_dir: Path) -> None:
 
 
 def test_a_report_is_a_sentence() -> None:
-    assert str(Report(1, 2, 3, 4, ("a", "b"))) == (
-        "1 interrupted, 2 completed, 3 expired, 4 leftover files removed, 2 landed files missing"
+    assert str(Report(1, 2, 3, 4, 5, ("a", "b"))) == (
+        "1 interrupted, 2 completed, 3 expired, 4 leftover files removed, "
+        "5 old landed files removed, 2 landed files missing"
     )
 
 
@@ -338,3 +339,13 @@ def test_a_start_stops_on_a_database_that_does_not_answer(monkeypatch: pytest.Mo
     monkeypatch.setattr(recovery, "sweep", down)
     with pytest.raises(ImproperlyConfigured, match="connection refused"):
         at_start()
+
+
+def test_a_sweep_notes_the_end_of_the_audit_log(
+    client1: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where lines are kept elsewhere, that shows a log that was cut off at its end."""
+    row = record(Event.REQUESTED, client=client1)
+    with caplog.at_level(logging.INFO, "transfers"):
+        sweep()
+    assert f"The audit log ends with {row.number}:{row.digest}" in caplog.text

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -15,14 +16,20 @@ from agent.wire.errors import ERRORS
 from agent.wire.messages import Abort, Ack, Request, Start
 from tests.transfers.test_attendant import Connection, connection, fresh, wanted
 from tests.transfers.test_intake import DATA, Agent, House, house
-from transfers import recovery, storage
+from transfers import limits, recovery, storage
 from transfers.models import Client, Transfer, request_file
+from transfers.turns import of_this_process
 
 __all__ = ["connection", "house"]  # the fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PASSING = [code for code, info in ERRORS.items() if info.retryable]
+MIB = 1 << 20
+
+WAITING = ("quota_exceeded", "busy")
+"""No faults: a turn that has not come yet, however often that is said."""
+
+PASSING = [code for code, info in ERRORS.items() if info.retryable and code not in WAITING]
 
 
 @pytest.fixture
@@ -42,6 +49,19 @@ def test_an_error_that_may_pass_waits_with_what_arrived(transfer: Transfer, code
     assert transfer.finished_at is None
     assert transfer.next_attempt_at is not None
     assert transfer.next_attempt_at >= before + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("code", WAITING)
+def test_waiting_for_a_turn_uses_up_no_retry(
+    transfer: Transfer, settings: Settings, code: str
+) -> None:
+    settings.RETRIES = 0
+    for attempt in range(3):
+        transfer.fail(5 + attempt, code)
+        assert (transfer.status, transfer.setbacks) == ("interrupted", 0)
+        assert transfer.next_attempt_at is not None
+        assert transfer.next_attempt_at > timezone.now()
+        transfer.claim(6 + attempt)
 
 
 def test_bytes_that_cannot_be_trusted_are_not_kept(transfer: Transfer) -> None:
@@ -76,7 +96,7 @@ def test_the_next_offer_clears_the_error_and_a_retry_the_count(transfer: Transfe
 def test_who_pauses_is_not_asked_for_until_it_is_time(transfer: Transfer) -> None:
     transfer.fail(5, "unreadable")
     assert not Transfer.objects.waiting_for("client1", 6)
-    assert Transfer.objects.next_event("client1") == transfer.next_attempt_at
+    assert Transfer.objects.outlook("client1").next_event == transfer.next_attempt_at
     Transfer.objects.update(next_attempt_at=timezone.now())
     assert list(Transfer.objects.waiting_for("client1", 6)) == [transfer]
 
@@ -181,13 +201,92 @@ async def test_of_two_that_fit_one_by_one_the_older_begins(
     assert (await house.run(older)).status == "completed"
 
 
+LONG_AGO = timedelta(hours=8)
+
+
 async def test_room_is_not_promised_twice(
     house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     settings.MIN_FREE_SPACE = 0
-    await house.row("receiving", size=500, received=100)
+    begun = timezone.now() - LONG_AGO
+    await house.row("receiving", size=500, received=100, started_at=begun)
     free(monkeypatch, len(DATA) + 399)
     assert (await house.run(await house.row())).error_code == "storage_full"
+
+
+@pytest.mark.parametrize(
+    ("hours", "received", "foreseen"),
+    [
+        (0, 0, 8 * MIB),  # what it has credit for
+        (1, 100 * MIB, 400 * MIB),  # a burst is no rate
+        (24, 100 * MIB, 100 * MIB),
+        (240, 100 * MIB, 10 * MIB),
+        (24, 1000 * MIB, 24 * MIB),  # all that is still to come
+    ],
+)
+def test_a_promise_counts_for_what_a_day_will_bring_of_it(
+    client1: Client, hours: int, received: int, foreseen: int
+) -> None:
+    now = timezone.now()
+    promise = Transfer(
+        client=client1, size=1024 * MIB, received=received, started_at=now - timedelta(hours=hours)
+    )
+    assert promise.foreseen(now) == foreseen
+
+
+async def test_what_began_last_gives_way_while_what_began_first_still_has_room(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """It keeps what has arrived."""
+    monkeypatch.setattr(limits, "CHECK_BYTES", 2000)
+    settings.MIN_FREE_SPACE = 0
+    await house.row("receiving", size=500, started_at=timezone.now() - LONG_AGO)
+    free(monkeypatch, len(DATA) + 500)
+    house.agent.on |= {Start: house.agent.send_three, Ack: lambda ack: None}
+    task = await house.start(row := await house.row())
+    await house.agent.hear(Ack)
+    free(monkeypatch, 500 + 1999)
+    house.agent.chunks(row.pk, 3)
+    kept = await house.ended(task, row)
+    assert (kept.status, kept.error_code) == ("interrupted", "storage_full")
+    assert house.partial(row) == DATA[: kept.checkpoint]
+    assert kept.checkpoint >= 6000
+
+
+async def test_who_gives_up_a_turn_keeps_what_has_arrived_and_all_retries(
+    house: House, settings: Settings
+) -> None:
+    settings.TURN_SECONDS, settings.RETRIES = 1, 0
+    of_this_process()._free = 1
+    now = 0.0
+    house.agent.on |= {Start: house.agent.send_three, Ack: lambda ack: None}
+    house.agent.clock = lambda: now
+    task = await house.start(row := await house.row())
+    await house.agent.hear(Ack)
+    of_this_process().seat("waits", lambda: None).take(1)
+    now = 1.0
+    house.agent.chunks(row.pk, 1)
+    kept = await house.ended(task, row)
+    assert (kept.status, kept.error_code, kept.setbacks) == ("interrupted", "busy", 0)
+    assert (kept.checkpoint, house.partial(row)) == (4000, DATA[:4000])
+    assert [abort.code for abort in house.agent.told(Abort)] == ["busy"]
+
+
+async def test_what_is_told_of_the_room_has_no_numbers_of_other_clients(
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings.MIN_FREE_SPACE = 0
+    begun = timezone.now() - LONG_AGO
+    await house.row("receiving", size=4321, started_at=begun)
+    free(monkeypatch, 1234)
+    refused = await house.run(await house.row())
+    (abort,) = house.agent.told(Abort)
+    for told in (refused.error_detail, abort.detail):
+        assert not re.search(r"\d", told.replace("client1", "")), told
+    assert "1234 bytes are free, 4321 are foreseen" in caplog.text
 
 
 Verb = Callable[[Transfer], Any]

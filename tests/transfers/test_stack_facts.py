@@ -14,13 +14,15 @@ import pytest
 from autobahn.websocket.protocol import WebSocketProtocol as AutobahnProtocol
 from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer
-from channels.exceptions import ChannelFull
+from channels.exceptions import ChannelFull, StopConsumer
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer  # type: ignore[import-untyped]
+from daphne.http_protocol import WebRequest
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol as DaphneProtocol
 from django.http import FileResponse, StreamingHttpResponse
 from redis.asyncio.connection import Connection as RedisConnection
+from twisted.web.http import HTTPChannel
 
 from agent.wire.errors import CloseCode
 from agent.wire.messages import MAX_CHUNK, Chunk
@@ -49,7 +51,7 @@ def hops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_channels_tidies_up_database_connections_for_each_message(hops: list[str]) -> None:
-    """`AgentConsumer.dispatch` is there because of this."""
+    """`AgentConsumer._listen` and `dispatch` are there because of this."""
 
     class Plain(AsyncConsumer):
         async def websocket_receive(self, message: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ async def test_channels_tidies_up_database_connections_for_each_message(hops: li
     assert hops == ["hop"]
 
 
-async def test_chunks_skip_the_tidying_up_and_nothing_else_does(
+async def test_what_a_connection_hears_skips_the_tidying_up(
     hops: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: list[str | bytes] = []
@@ -69,10 +71,14 @@ async def test_chunks_skip_the_tidying_up_and_nothing_else_does(
 
     monkeypatch.setattr(AgentConsumer, "_receive", receive)
     consumer = AgentConsumer()
+    consumer.attendant = None
     await consumer.dispatch({"type": "websocket.receive", "bytes": b"chunk", "text": None})
     assert (received, hops) == ([b"chunk"], [])
     await consumer.dispatch({"type": "websocket.receive", "text": "message"})
-    assert (received, hops) == ([b"chunk", "message"], ["hop"])
+    assert (received, hops) == ([b"chunk", "message"], [])
+    with pytest.raises(StopConsumer):
+        await consumer.dispatch({"type": "websocket.disconnect", "code": 1000})
+    assert hops == []
 
 
 async def test_the_in_memory_layer_loses_what_does_not_fit_without_a_word() -> None:
@@ -88,7 +94,7 @@ async def test_the_in_memory_layer_loses_what_does_not_fit_without_a_word() -> N
 
 
 async def test_the_in_memory_layer_takes_an_unread_channel_out_of_its_groups() -> None:
-    """Why every heartbeat joins again (`AgentConsumer._heartbeat`)."""
+    """Why every heartbeat joins again (`Attendant._join`)."""
     layer = InMemoryChannelLayer(expiry=0)
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
@@ -183,6 +189,61 @@ def test_daphne_drops_close_reasons() -> None:
     replying = Replying()
     replying.handle_reply({"type": "websocket.close", "code": 4001, "reason": "superseded"})
     assert replying.closed == [((), {"code": 4001})]
+
+
+def test_daphne_puts_what_comes_into_a_queue_without_a_bound() -> None:
+    """Why `sockets.GuardedWebSocket` counts what waits, and stops reading."""
+    assert "input_queue = asyncio.Queue()" in inspect.getsource(Server.create_application)
+    assert "put_nowait" in inspect.getsource(DaphneProtocol.onMessage)
+
+
+def test_daphnes_send_shows_the_socket_behind_it() -> None:
+    """How `sockets.at_its_pace` tells a socket that a message was taken."""
+    assert "send=partial(self.handle_reply, protocol)" in inspect.getsource(
+        Server.create_application
+    )
+
+
+def test_daphne_makes_its_connections_from_what_the_doorkeeper_puts_in_place() -> None:
+    """`doorkeeper.install`."""
+    run = inspect.getsource(Server.run)
+    assert "self.http_factory = HTTPFactory(self)" in run
+    assert "ep.listen(self.http_factory)" in run
+    assert "self.ws_factory = WebSocketFactory(self," in run
+    assert "protocol = self.server.ws_factory.buildProtocol(" in inspect.getsource(WebRequest)
+
+
+def test_daphne_leaves_the_http_channel_as_the_producer_of_a_websocket() -> None:
+    """`GuardedWebSocket.connectionMade` takes its place, to hear that the peer does not read."""
+    assert "registerProducer(self, True)" in inspect.getsource(HTTPChannel.connectionMade)
+    assert "nregisterProducer" not in inspect.getsource(WebRequest.process)
+
+
+def test_a_handshake_that_waits_for_its_answer_has_a_deferred() -> None:
+    """`GuardedWebSocket.dataReceived` knows by it that nothing may come yet."""
+    assert "self.handshake_deferred = defer.Deferred()" in inspect.getsource(
+        DaphneProtocol.onConnect
+    )
+    assert "del self.handshake_deferred" in inspect.getsource(DaphneProtocol.serverAccept)
+
+
+def test_autobahn_collects_fragments_and_answers_pings_without_a_bound() -> None:
+    """`GuardedWebSocket.onFrameBegin`, `onPing`."""
+    assert "self.message_data.extend(payload)" in inspect.getsource(AutobahnProtocol.onMessageFrame)
+    assert "self.sendPong(payload)" in inspect.getsource(AutobahnProtocol.onPing)
+
+
+def test_autobahn_goes_on_as_long_as_processing_says_there_is_more() -> None:
+    """`GuardedWebSocket.consumeData` is the same loop, with one more reason to stop."""
+    assert "while self.processData() and self.state != WebSocketProtocol.STATE_CLOSED" in (
+        inspect.getsource(AutobahnProtocol.consumeData)
+    )
+
+
+def test_twisted_gives_a_request_time_for_as_long_as_something_trickles() -> None:
+    """Why `doorkeeper.Channel` has a deadline of its own."""
+    assert "self.resetTimeout()" in inspect.getsource(HTTPChannel.dataReceived)
+    assert "self._handlingRequest = True" in inspect.getsource(HTTPChannel.allContentReceived)
 
 
 # Django and redis-py -----------------------------------------------------------------------------

@@ -1,9 +1,32 @@
-"""Clients and transfers: the status table, and the only ways to change a status."""
+"""Clients and transfers, the status table and the only ways to change a status; enrolment; the audit log."""
 
 from .asking import RequestKey, asked_before, request_file
-from .client import HEARTBEAT, LEASE, Client, is_client_id
+from .audit import AppendOnly, AuditHead, AuditRecord, Event, Verdict, note_end, record, verify
+from .client import (
+    HEARTBEAT,
+    LEASE,
+    Client,
+    ClientConflict,
+    ClientStatus,
+    Standing,
+    is_client_id,
+)
+from .enrolment import (
+    MAX_USES,
+    Enrolment,
+    EnrolmentKey,
+    EnrolmentRefused,
+    enrol,
+    make_code,
+    make_key,
+    number_of,
+)
+from .label import Label, Scope
+from .queries import Outlook
+from .quota import QuotaExceeded, check_quota
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
+from .usage import Usage, count, forget_old
 
 __all__ = [
     "ACTIVE",
@@ -13,13 +36,40 @@ __all__ = [
     "LEASE",
     "LIVE",
     "MAX_SOURCE_CHANGES",
+    "MAX_USES",
     "PENDING",
+    "AppendOnly",
+    "AuditHead",
+    "AuditRecord",
     "Client",
+    "ClientConflict",
+    "ClientStatus",
+    "Enrolment",
+    "EnrolmentKey",
+    "EnrolmentRefused",
+    "Event",
+    "Label",
+    "Outlook",
+    "QuotaExceeded",
     "RequestKey",
+    "Scope",
+    "Standing",
     "Status",
     "StatusConflict",
     "Transfer",
+    "Usage",
+    "Verdict",
     "asked_before",
+    "check_quota",
+    "count",
+    "enrol",
+    "forget_old",
     "is_client_id",
+    "make_code",
+    "make_key",
+    "note_end",
+    "number_of",
+    "record",
     "request_file",
+    "verify",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 
+from .audit import Event, record
 from .client import Client
 from .row import path_key
 from .transfer import Transfer
@@ -51,6 +52,8 @@ def request_file(
     deadline: datetime | None = None,
     idempotency_key: str | None = None,
     duplicate: bool = False,
+    reason: str = "",
+    rate_limit: int | None = None,
 ) -> Transfer:
     """The transfer that is to bring this file: a new one, or the one that is under way already."""
     wanted = Transfer(
@@ -59,6 +62,8 @@ def request_file(
         requested_by=requested_by,
         deadline=deadline,
         duplicate=duplicate,
+        reason=reason,
+        rate_limit=rate_limit,
     )
     try:
         return _answer(wanted, idempotency_key)
@@ -75,6 +80,15 @@ def _answer(wanted: Transfer, idempotency_key: str | None) -> Transfer:
         if transfer is wanted:
             wanted.save(force_insert=True)
             wanted.ring()
+        record(
+            Event.REQUESTED,
+            transfer=transfer,
+            path=wanted.path,
+            reason=wanted.reason,
+            deadline=wanted.deadline,
+            rate_limit=wanted.rate_limit,
+            under_way=transfer is not wanted,
+        )
         if idempotency_key:
             RequestKey.objects.create(requested_by=user, key=idempotency_key, transfer=transfer)
     return transfer

@@ -1,18 +1,25 @@
 """A client: a machine that files are pulled from, its presence and its connection's epoch."""
 
+import logging
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.validators import RegexValidator
-from django.db import models, transaction
-from django.db.models import F
+from django.db import IntegrityError, connection, models, transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from agent.wire.display import shown
 from transfers import dispatch
 from transfers.storage import StorageError
 
+from .audit import Event, record
+from .label import Label
 from .status import FINAL, StatusConflict
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT = 15
 """Seconds between heartbeats: under daphne's 20 s of silence before it sends a ping of its own."""
@@ -34,22 +41,76 @@ def is_client_id(name: str) -> bool:
     return CLIENT_ID.fullmatch(name) is not None
 
 
+class ClientStatus(models.TextChoices):
+    INVITED = "invited"
+    """Registered; no machine has enrolled as it yet."""
+    PENDING = "pending"
+    """Enrolled itself with a key, and waits to be approved."""
+    ACTIVE = "active"
+    REVOKED = "revoked"
+
+
+class ClientConflict(Exception):
+    """What was asked for cannot be done with this client; `code` says why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a connection wants to know of its client's row; the defaults are those of one left in peace."""
+
+    epoch: int
+    token_sha256: str | None
+    revoked_at: datetime | None = None
+    rotate_requested_at: datetime | None = None
+
+
+ALL_SEEN = """
+    UPDATE transfers_client SET online_until = %s, last_seen = %s
+    WHERE id = %s AND epoch = %s AND revoked_at IS NULL
+"""
+SEEN_AT_ONCE = 500
+"""In one transaction: SQLite has one writer, and who comes online waits for it."""
+
+
+class ClientQuerySet(models.QuerySet["Client"]):
+    def holding(self, token_sha256: str) -> "ClientQuerySet":
+        """Whose token this is, or is to be: a rotation has sent it."""
+        return self.filter(Q(token_sha256=token_sha256) | Q(next_token_sha256=token_sha256))
+
+
 class Client(models.Model):
     """A machine that files are pulled from. Presence is a lease, never a flag that a crash leaves set."""
 
     id = models.CharField(
         "client id", primary_key=True, max_length=64, validators=[client_id_validator]
     )
-    token_sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    token_sha256 = models.CharField(max_length=64, null=True, unique=True, editable=False)
+    next_token_sha256 = models.CharField(max_length=64, null=True, unique=True, editable=False)
+    """Of the token that a rotation has sent; the old one is accepted, too, until the agent shows this one."""
+    rotate_requested_at = models.DateTimeField(null=True, editable=False)
+    renewable = models.BooleanField(default=False, editable=False)
+    """Whether its agent can keep a new token: one that was given to it by hand it cannot replace."""
+    approved_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    """Null only for one that enrolled itself with a key."""
+    enrolled_at = models.DateTimeField(null=True, editable=False)
     epoch = models.PositiveBigIntegerField(default=0, editable=False)
     online_until = models.DateTimeField(null=True, editable=False)
     last_seen = models.DateTimeField(null=True, editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
+    rung_at = models.DateTimeField(null=True, editable=False, db_index=True)
+    """When its connection was last to look at this row: for servers that no doorbell reaches."""
     platform = models.CharField(max_length=255, blank=True, editable=False)
     hostname = models.CharField(max_length=255, blank=True, editable=False)
     agent_version = models.CharField(max_length=255, blank=True, editable=False)
-    labels = models.JSONField(default=list, blank=True)
+    labels = models.ManyToManyField(Label, blank=True, related_name="clients")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ClientQuerySet.as_manager()
 
     class Meta:
         ordering = ("id",)
@@ -61,39 +122,165 @@ class Client(models.Model):
     def online(self) -> bool:
         return self.online_until is not None and self.online_until > timezone.now()
 
-    def came_online(self, *, platform: str, hostname: str, agent_version: str) -> int:
-        """A connection was accepted: its epoch, one higher than any before it."""
+    @property
+    def status(self) -> ClientStatus:
+        if self.revoked_at is not None:
+            return ClientStatus.REVOKED
+        if self.token_sha256 is None:
+            return ClientStatus.INVITED
+        return ClientStatus.PENDING if self.approved_at is None else ClientStatus.ACTIVE
+
+    def check_served(self) -> None:
+        """Raises ClientConflict where no file may be asked of this client.
+
+        An invited one is like one that is offline: what it is asked for waits.
+        """
+        if self.status is ClientStatus.REVOKED:
+            raise ClientConflict("revoked", f"The access of client {self} was revoked.")
+        if self.status is ClientStatus.PENDING:
+            raise ClientConflict("pending", f"Client {self} waits to be approved.")
+
+    def came_online(
+        self, *, platform: str, hostname: str, agent_version: str, renewable: bool = False
+    ) -> int:
+        """A connection was accepted: its epoch, one higher than any before it.
+
+        Raises ClientConflict when its token was replaced since it was let in: else it would hold what
+        only the new token may.
+        """
         now = timezone.now()
         with transaction.atomic():
-            Client.objects.filter(pk=self.pk).update(
+            mine = Client.objects.filter(pk=self.pk, token_sha256=self.token_sha256)
+            let_in = mine.update(
                 epoch=F("epoch") + 1,
                 online_until=now + LEASE,
                 last_seen=now,
                 platform=shown(platform)[:255],
                 hostname=shown(hostname)[:255],
                 agent_version=shown(agent_version)[:255],
+                renewable=renewable,
             )
             self.refresh_from_db()
+        if not let_in:
+            raise ClientConflict("replaced", f"The token of client {self} was replaced.")
         return self.epoch
 
-    def seen(self, epoch: int, at: datetime) -> bool:
-        """Renew the lease, from when its agent was heard.
+    @staticmethod
+    def all_seen(signs: Iterable[tuple[str, int, datetime]]) -> None:
+        """Renew the leases of many: the client, its epoch, and when its agent was heard.
 
-        False: a newer connection holds it, or the client is revoked.
+        Not where a newer connection holds it, or the client is revoked.
         """
-        mine = Client.objects.filter(pk=self.pk, epoch=epoch, revoked_at=None)
-        return bool(mine.update(online_until=at + LEASE, last_seen=at))
+        moment = connection.ops.adapt_datetimefield_value
+        rows = [
+            (moment(at + LEASE), moment(at), pk, epoch)
+            for pk, epoch, at in sorted(
+                signs
+            )  # in one order, or two processes could wait for each other
+        ]
+        for first in range(0, len(rows), SEEN_AT_ONCE):
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.executemany(ALL_SEEN, rows[first : first + SEEN_AT_ONCE])
+
+    @classmethod
+    def standing(cls, pks: Iterable[str]) -> dict[str, Standing]:
+        """Of each of these clients."""
+        fields = ("epoch", "token_sha256", "revoked_at", "rotate_requested_at")
+        rows = cls.objects.filter(pk__in=pks).values_list("pk", *fields)
+        return {pk: Standing(*rest) for pk, *rest in rows}
 
     def went_offline(self, epoch: int) -> None:
         """The connection of this epoch ended; a newer one keeps its lease."""
         now = timezone.now()
         Client.objects.filter(pk=self.pk, epoch=epoch).update(online_until=now)
 
+    def label(self, names: Iterable[str]) -> None:
+        """Give the client these labels, and no others; new ones are made. Raises ValidationError."""
+        wanted = [Label(name=name) for name in dict.fromkeys(names)]
+        for each in wanted:
+            each.clean_fields()
+        with transaction.atomic():
+            Label.objects.bulk_create(wanted, ignore_conflicts=True)
+            self.labels.set(Label.objects.filter(pk__in=[each.pk for each in wanted]))
+            record(Event.CLIENT_LABELLED, client=self, labels=sorted(each.pk for each in wanted))
+
+    # Access ----------------------------------------------------------------------------------
+
+    def approve(self) -> None:
+        """Let in a client that enrolled itself. Raises ClientConflict when it is revoked."""
+        with transaction.atomic():
+            waiting = Client.objects.filter(pk=self.pk, approved_at=None, revoked_at=None)
+            if waiting.update(approved_at=timezone.now()):
+                record(Event.CLIENT_APPROVED, client=self)
+        self.refresh_from_db()
+        if self.status is ClientStatus.REVOKED:
+            raise ClientConflict("revoked", f"The access of client {self} was revoked.")
+
+    def rotate(self) -> None:
+        """Have the agent take a new token, as soon as it is online. Raises ClientConflict."""
+        self.check_served()
+        if self.status is ClientStatus.INVITED:
+            raise ClientConflict("invited", f"No machine has enrolled as client {self} yet.")
+        if not self.renewable:
+            raise ClientConflict(
+                "not_renewable",
+                f"The agent of client {self} was given its token by hand, and cannot keep a new one. "
+                f"`manage.py add_client {self} --renew` makes a code to enrol it anew.",
+            )
+        with transaction.atomic():
+            # Not while one is under way: its token may be on the agent's disk already.
+            idle = Client.objects.filter(pk=self.pk, rotate_requested_at=None)
+            if idle.update(rotate_requested_at=timezone.now()):
+                record(Event.CLIENT_ROTATING, client=self)
+            self.ring()
+        self.refresh_from_db()
+
+    def offer_token(self, epoch: int, token_sha256: str) -> bool:
+        """The connection of this epoch is about to send a new token, if that is still wanted.
+
+        Only once a connection, before anything else was offered on it: the agent has kept none then, as
+        it came with the old token.
+        """
+        mine = Client.objects.filter(pk=self.pk, epoch=epoch, revoked_at=None)
+        wanted = mine.exclude(rotate_requested_at=None)
+        return bool(wanted.update(next_token_sha256=token_sha256))
+
+    def take_token(self, token_sha256: str) -> bool:
+        """The agent has the new token: from now on it is the only one.
+
+        False: it was not offered last, or is another client's by now; then the next one is offered.
+        """
+        offered = Client.objects.filter(pk=self.pk, next_token_sha256=token_sha256)
+        try:
+            with transaction.atomic():
+                taken = offered.update(
+                    token_sha256=token_sha256, next_token_sha256=None, rotate_requested_at=None
+                )
+                if taken:
+                    record(Event.CLIENT_ROTATED, client=self)
+        except IntegrityError:
+            taken = 0
+            offered.update(next_token_sha256=None)
+            log.warning("Client %s was sent a token that another client has: not taken", self)
+        self.refresh_from_db()
+        return bool(taken)
+
     def revoke(self) -> None:
         """Refuse this client from now on, close its connection, and fail what it was asked for."""
         now = timezone.now()
-        Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
+        with transaction.atomic():
+            # Locked before their client, as an enrolment does it: else the two could wait for each other.
+            codes = self.codes.select_for_update().filter(revoked_at=None, uses_left__gt=0)
+            numbers = [code.pk for code in codes]
+            if Client.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now):
+                record(Event.CLIENT_REVOKED, client=self)
+            self.codes.filter(pk__in=numbers).update(revoked_at=now)
+            self.ring()  # with the revocation itself, not after all that follows
         self.refresh_from_db(fields=["revoked_at"])
+        self.fail_transfers()
+
+    def fail_transfers(self) -> None:
+        """Fail what a revoked client was asked for, and has not landed."""
         for transfer in self.transfers.exclude(status__in=FINAL):
             while not transfer.is_final:
                 try:
@@ -103,4 +290,15 @@ class Client(models.Model):
                     continue  # it just moved on: look again
                 except StorageError:
                     break  # it has landed, but that cannot be synced: a sweep tries again
+
+    # The doorbell ----------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Have its connection look at this row, once the change is committed, in whichever process it is."""
+        Client.objects.filter(pk=self.pk).update(rung_at=timezone.now())
         transaction.on_commit(lambda: dispatch.ring_from_sync(self.pk))
+
+    @classmethod
+    def rung_since(cls, when: datetime) -> list[str]:
+        """The clients whose connections were to look since then."""
+        return list(cls.objects.filter(rung_at__gte=when).values_list("pk", flat=True))

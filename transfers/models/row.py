@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ from django.db.models import Q
 from django.utils import timezone
 
 from agent.wire.display import shown
-from agent.wire.errors import ERRORS
 from transfers import storage
 
 from .client import Client
 from .status import FINAL, LIVE, Status
+
+FORESEEN = timedelta(days=1)
+"""How far ahead a transfer's rate is believed: a slow till brings its gigabyte in less."""
+
+RATED_OVER = timedelta(hours=6)
+"""A rate is that of so long at least: or a burst would count for a day's work. So a promise counts for
+four times what has come of it at the most, and for less when that took longer."""
 
 
 def path_key(path: str | None) -> str:
@@ -31,6 +38,8 @@ class TransferRow(models.Model):
     path = models.TextField(null=True)
     """On the client; null stands for the agent's own `--file`."""
     path_key = models.CharField(max_length=64, blank=True, editable=False)
+    reason = models.CharField(max_length=500, blank=True)
+    """Why it was asked for, in the words of whoever did."""
     duplicate = models.BooleanField(default=False)
     """Asked for although another one of the same file may be under way."""
     status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)
@@ -41,19 +50,22 @@ class TransferRow(models.Model):
     """Errors that may pass, so far."""
     next_attempt_at = models.DateTimeField(null=True)
     """Not before; null: as soon as its client is there."""
+    rate_limit = models.BigIntegerField(null=True)
+    """Bytes a second that its agent is to send at most; null: no limit."""
 
     name = models.CharField(max_length=255, blank=True)
     size = models.BigIntegerField(null=True)
     fingerprint = models.CharField(max_length=200, blank=True)
     received = models.BigIntegerField(default=0)
     checkpoint = models.BigIntegerField(default=0)
+    wire_bytes = models.BigIntegerField(default=0)
+    """Bytes of payloads as they came over the wire, of all attempts together."""
     source_sha256 = models.CharField(max_length=64, blank=True)
     sha256 = models.CharField(max_length=64, blank=True)
     file = models.CharField(max_length=255, null=True, unique=True)
 
-    error_code = models.CharField(
-        max_length=32, blank=True, choices=[(code, code) for code in ERRORS]
-    )
+    error_code = models.CharField(max_length=32, blank=True)
+    """From the table of `agent.wire.errors`: no choices, or each new one would take a migration."""
     error_detail = models.TextField(blank=True)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
@@ -62,10 +74,15 @@ class TransferRow(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     deadline = models.DateTimeField(null=True)
+    held = models.BooleanField(default=False)
+    """Its landed file is kept, however old it grows."""
+    removed_at = models.DateTimeField(null=True)
+    """When its landed file was removed for its age."""
 
     class Meta:
         abstract = True
         ordering = ("-created_at", "-id")
+        permissions = (("fetch_file", "Can fetch landed files"),)
         constraints = (
             models.UniqueConstraint(
                 fields=("client", "path_key"),
@@ -99,6 +116,15 @@ class TransferRow(models.Model):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    def foreseen(self, now: datetime) -> int:
+        """What it will bring in a day by the rate it has shown, in bytes, and not more than it promised.
+
+        What it has credit for may come at once.
+        """
+        begun, promised = self.started_at or now, (self.size or 0) - self.received
+        by_rate = int(self.received * (FORESEEN / max(now - begun, RATED_OVER)))
+        return min(promised, max(by_rate, settings.WINDOW))
 
     @property
     def is_being_written(self) -> bool:

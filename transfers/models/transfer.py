@@ -6,7 +6,7 @@ somebody else got there first, `StatusConflict` says so, and nothing has changed
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers import dispatch, storage
 
+from . import usage
+from .audit import Event, record
 from .queries import TransferQuerySet
 from .row import TransferRow
-from .status import ACTIVE, ALLOWED, Status, StatusConflict
+from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,22 @@ class Transfer(TransferRow):
         if not allowed or not row.update(status=wanted, **values):
             self.refresh_from_db()
             raise self._conflict(wanted)
-        self.refresh_from_db()
+        if holder is None:
+            self.refresh_from_db()
+        else:
+            self._take({"status": wanted, **values})
+
+    def _take(self, values: dict[str, Any]) -> None:
+        """What has changed of a row that its holder knows.
+
+        What others may change meanwhile (rate limit, deadline, hold), whoever needs it reads anew. What the
+        database computed is read from there once somebody asks for it.
+        """
+        for name, value in values.items():
+            if hasattr(value, "resolve_expression"):
+                self.__dict__.pop(name, None)  # as `defer` leaves it
+            else:
+                setattr(self, name, value)
 
     def _conflict(self, wanted: Status, why: str = "") -> StatusConflict:
         return StatusConflict(self.pk, self.status, wanted, why)
@@ -96,7 +114,9 @@ class Transfer(TransferRow):
         self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
     ) -> None:
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
-        changed = self.checkpoint > 0 and self.fingerprint != fingerprint
+        values: dict[str, Any] = {}
+        if self.checkpoint > 0 and self.fingerprint != fingerprint:
+            values["source_changes"] = F("source_changes") + 1
         self._move(
             Status.RECEIVING,
             holder=epoch,
@@ -105,32 +125,48 @@ class Transfer(TransferRow):
             fingerprint=fingerprint,
             checkpoint=checkpoint,
             received=checkpoint,
-            source_changes=F("source_changes") + int(changed),
             error_code="",
             error_detail="",
             next_attempt_at=None,
             started_at=self.started_at or timezone.now(),
+            **values,
         )
 
-    def progressed(self, epoch: int, *, received: int, checkpoint: int) -> None:
-        """Record what has arrived and what is on disk for certain. Raises StatusConflict."""
+    def progressed(
+        self, epoch: int, *, received: int, checkpoint: int, written: int = 0, wire: int = 0
+    ) -> None:
+        """Record what has arrived and what is on disk for certain. Raises StatusConflict.
+
+        `written` bytes count for today, as `wire` bytes they came since it was called last; in one
+        transaction, so that none counts twice or not at all.
+        """
         # Verifying, too: what a full disk at the landing leaves is on record before the failure is.
         arriving = (Status.RECEIVING, Status.VERIFYING)
         row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status__in=arriving)
-        if not row.update(received=received, checkpoint=checkpoint):
+        with transaction.atomic():
+            held = row.update(
+                received=received, checkpoint=checkpoint, wire_bytes=F("wire_bytes") + wire
+            )
+            if held and written:
+                usage.count(self.client_id, written)
+        if not held:
             self.refresh_from_db()
             raise self._conflict(Status.RECEIVING)
         self.received, self.checkpoint = received, checkpoint
 
+    def count_wire(self, epoch: int, wire: int) -> None:
+        """So many bytes came over the wire, whatever became of them; nothing once it is another's."""
+        Transfer.objects.filter(pk=self.pk, epoch=epoch).update(wire_bytes=F("wire_bytes") + wire)
+
     def source_changed(self, epoch: int, detail: str) -> None:
         """Start again from 0, or fail once that happened too often."""
         if self.source_changes >= MAX_SOURCE_CHANGES:
-            self._move(Status.FAILED, holder=epoch, **self._error("source_changed", detail))
+            self._give_up(epoch, self._error("source_changed", detail))
             return
         changes = F("source_changes") + 1
         self._move(Status.QUEUED, holder=epoch, source_changes=changes, checkpoint=0, received=0)
 
-    def verified(self, epoch: int, *, sha256: str) -> Path:
+    def verified(self, epoch: int, *, sha256: str, wire: int = 0) -> Path:
         """Digest and size agree: reserve the name it lands under; the path. Raises StatusConflict.
 
         The name is on the row before the rename, so that a crash between the two is told apart from
@@ -149,6 +185,7 @@ class Transfer(TransferRow):
                         file=file,
                         source_sha256=sha256,
                         received=self.size,
+                        wire_bytes=F("wire_bytes") + wire,
                     )
             except IntegrityError:
                 if not Transfer.objects.filter(file=file).exists():
@@ -157,15 +194,19 @@ class Transfer(TransferRow):
             return Path(settings.DOWNLOADS_DIR / file)
         raise RuntimeError(f"no free name for {self} in {settings.DOWNLOADS_DIR}")
 
-    def landed(self, epoch: int) -> None:
-        """The file is in its place, verified and synced."""
-        self._move(
-            Status.COMPLETED,
-            holder=epoch,
-            sha256=F("source_sha256"),
-            checkpoint=F("size"),
-            finished_at=timezone.now(),
-        )
+    def landed(self, epoch: int, *, written: int = 0) -> None:
+        """The file is in its place, verified and synced; `written` bytes count for today, as above."""
+        with transaction.atomic():
+            self._move(
+                Status.COMPLETED,
+                holder=epoch,
+                sha256=self.source_sha256,
+                checkpoint=self.size,
+                finished_at=timezone.now(),
+            )
+            if written:
+                usage.count(self.client_id, written)
+            record(Event.LANDED, transfer=self, file=self.file, size=self.size, sha256=self.sha256)
 
     def finish_landing(self) -> bool:
         """Complete a row whose writer died between the rename and this row's last change; whether.
@@ -195,23 +236,39 @@ class Transfer(TransferRow):
         """End this attempt with an error of the table; without `keep` the partial file is not resumed.
 
         An error that may pass is tried again after a pause, and the next time after a longer one, up to
-        `SILENTMODE_RETRIES` times; any other fails the transfer.
+        `SILENTMODE_RETRIES` times; any other fails the transfer. A day's quota that is used up only waits
+        for the next day.
         """
         values: dict[str, Any] = self._error(code, detail)
         if not keep:
             values |= {"checkpoint": 0, "received": 0}
-        if ERRORS[code].retryable and self.setbacks < settings.RETRIES:
-            self._set_back(epoch, resume=keep and self.checkpoint > 0, values=values)
+        now, resume = timezone.now(), keep and self.checkpoint > 0
+        if code == "quota_exceeded":
+            self._set_back(epoch, usage.tomorrow(now), resume=resume, values=values)
+        elif code == "busy":  # its turn comes, however long those before it take
+            pause = timedelta(seconds=settings.RETRY_PAUSE)
+            self._set_back(epoch, now + pause, resume=resume, values=values)
+        elif ERRORS[code].retryable and self.setbacks < settings.RETRIES:
+            pause = timedelta(seconds=settings.RETRY_PAUSE * PAUSE_GROWTH**self.setbacks)
+            values["setbacks"] = F("setbacks") + 1
+            self._set_back(epoch, now + pause, resume=resume, values=values)
         else:
-            self._move(Status.FAILED, holder=epoch, **values)
+            self._give_up(epoch, values)
 
-    def _set_back(self, epoch: int, *, resume: bool, values: dict[str, Any]) -> None:
-        pause = settings.RETRY_PAUSE * PAUSE_GROWTH**self.setbacks
+    def _give_up(self, epoch: int, values: dict[str, Any]) -> None:
+        with transaction.atomic():
+            self._move(Status.FAILED, holder=epoch, **values)
+            record(
+                Event.FAILED, transfer=self, code=self.error_code, detail=shown(self.error_detail)
+            )
+
+    def _set_back(
+        self, epoch: int, until: datetime, *, resume: bool, values: dict[str, Any]
+    ) -> None:
         values |= {
             "received": F("checkpoint") if resume else 0,
             "finished_at": None,
-            "setbacks": F("setbacks") + 1,
-            "next_attempt_at": timezone.now() + timedelta(seconds=pause),
+            "next_attempt_at": until,
         }
         self._move(Status.INTERRUPTED if resume else Status.QUEUED, holder=epoch, **values)
 
@@ -232,8 +289,11 @@ class Transfer(TransferRow):
     def _end_as(self, wanted: Status, code: str, detail: str = "") -> None:
         """End it, whatever it has just moved on to. Raises StatusConflict when it is final already."""
         while True:
+            values = self._error(code, detail)
             try:
-                self._move(wanted, **self._error(code, detail))
+                with transaction.atomic():
+                    self._move(wanted, **values)
+                    record(Event(wanted), transfer=self)
             except StatusConflict:
                 if self.is_final:
                     raise
@@ -267,10 +327,62 @@ class Transfer(TransferRow):
                     setbacks=0,
                     sha256="",
                 )
+                record(Event.RETRIED, transfer=self)
         except IntegrityError:
             why = "another transfer of the same file is under way"
             raise self._conflict(Status.QUEUED, why) from None
         self.ring()
+
+    def limit_rate(self, rate_limit: int | None) -> None:
+        """From now on so many bytes a second at most; None: no limit. Raises StatusConflict.
+
+        Also in the middle: its agent is told at once.
+        """
+        with transaction.atomic():
+            row = Transfer.objects.filter(pk=self.pk).exclude(status__in=FINAL)
+            known = row.update(rate_limit=rate_limit)
+            if known and rate_limit != self.rate_limit:
+                record(
+                    Event.RATE_LIMITED,
+                    transfer=self,
+                    rate_limit=rate_limit or "none",
+                    before=self.rate_limit or "none",
+                )
+                self.ring()
+            self.refresh_from_db()
+        if not known:
+            raise StatusConflict(self.pk, self.status, "slower or faster", "it has ended")
+
+    # Landed files ----------------------------------------------------------------------------
+
+    def hold(self, *, held: bool) -> None:
+        """Keep the landed file however old it grows, or no longer. Raises StatusConflict."""
+        with transaction.atomic():
+            row = Transfer.objects.filter(
+                pk=self.pk, status=Status.COMPLETED, removed_at=None, held=not held
+            )
+            changed = row.update(held=held)
+            if changed:
+                record(Event.HELD if held else Event.RELEASED, transfer=self, file=self.file)
+            self.refresh_from_db()
+        if not changed and (self.status != Status.COMPLETED or self.removed_at is not None):
+            raise StatusConflict(self.pk, self.status, "held", "there is no landed file")
+
+    def remove_landed(self, landed_before: datetime) -> bool:
+        """Remove a landed file that nobody holds, once it is that old; whether it was removed.
+
+        Raises OSError: the row stays as it is.
+        """
+        with transaction.atomic():
+            due = Transfer.objects.landed_before(landed_before).filter(pk=self.pk)
+            if not due.update(removed_at=timezone.now()):
+                return False
+            self.refresh_from_db()
+            record(Event.REMOVED, transfer=self, file=self.file)
+            # In the transaction: a row that says "removed" while the file is there would hide it for ever.
+            if self.landed_path is not None:
+                self.landed_path.unlink(missing_ok=True)
+        return True
 
     def _withdraw(self) -> None:
         """Nobody wants it: tell its connection, if it has one, and remove what has arrived."""

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.wire.codec import TEXT_MESSAGES, decode, encode
+from agent.wire.codec import LONGEST, MAX_DEPTH, TEXT_MESSAGES, decode, encode
 from agent.wire.errors import CloseCode, RemoteProtocolError
 from agent.wire.messages import (
+    CODEC_ZSTD,
     MAX_CHUNK,
     MAX_DETAIL,
     MAX_FINGERPRINT,
@@ -19,15 +20,23 @@ from agent.wire.messages import (
     MAX_PATH,
     MAX_RANGES,
     MAX_TEXT,
+    MAX_TOKEN,
     Abort,
+    Ack,
     BadMessage,
+    Cancel,
     Chunk,
+    End,
     Heartbeat,
     Hello,
+    Landed,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Start,
+    Welcome,
 )
 
 from .test_messages import BAD_VALUES, EXAMPLES, TRANSFER, messages
@@ -122,6 +131,12 @@ NOT_JSON = {
     "infinity": '{"type":"heartbeat","x":Infinity}',
     "less than infinity": '{"type":"heartbeat","x":-Infinity}',
     "5,000 digits": '{"type":"heartbeat","x":%s}' % ("9" * 5000),
+    "21 digits": '{"type":"heartbeat","x":%s}' % ("9" * 21),
+    "a float beyond all": '{"type":"heartbeat","x":1e999}',
+    "a key twice": '{"type":"heartbeat","type":"hello"}',
+    "a key twice, deeper": '{"type":"heartbeat","x":{"a":1,"a":1}}',
+    "a little too deep": '{"type":"heartbeat","x":%s}' % ("[" * MAX_DEPTH + "]" * MAX_DEPTH),
+    "quotes and backslashes": '"' + '\\"' * 30_000,
     "deep lists": "[" * 60_000,
     "deep balanced lists": '{"type":"heartbeat","x":%s}' % ("[" * 30_000 + "]" * 30_000),
     "deep objects": '{"x":' * 12_000,
@@ -135,10 +150,8 @@ def test_what_is_not_json_is_refused_as_invalid_data(data: str) -> None:
     assert refusal(data).close_code is CloseCode.INVALID_DATA
 
 
-def test_a_number_too_large_for_a_float_is_no_size() -> None:
-    start = encode(EXAMPLES[Start])
-    assert isinstance(start, str)
-    refusal(start.replace('"limit":10', '"limit":1e400'))
+def test_brackets_in_a_string_are_no_depth() -> None:
+    assert decode(json.dumps({"type": "heartbeat", "x": '["{' * 50})) == Heartbeat()
 
 
 def test_the_longest_number_that_python_reads_is_refused_with_a_short_farewell() -> None:
@@ -155,6 +168,21 @@ def test_too_long_a_text_is_refused_before_it_is_parsed(data: str) -> None:
     assert refusal(data).close_code is CloseCode.POLICY_VIOLATION
 
 
+@pytest.mark.parametrize("cls", TEXT_MESSAGES.values(), ids=TEXT_MESSAGES)
+def test_each_type_has_a_longest_message_of_its_own(cls: type[Message]) -> None:
+    most = LONGEST[cls]
+    padding = most - len(json.dumps(as_json(cls) | {"newer": ""}))
+    assert decode(json.dumps(as_json(cls) | {"newer": "x" * padding})) == EXAMPLES[cls]
+    too_long = refusal(json.dumps(as_json(cls) | {"newer": "x" * (padding + 1)}))
+    assert too_long.close_code is CloseCode.POLICY_VIOLATION
+    assert str(most) in too_long.detail
+
+
+def test_a_long_heartbeat_is_refused_at_once() -> None:
+    assert LONGEST[Heartbeat] == 256
+    refusal(json.dumps({"type": "heartbeat", "x": "x" * 300}))
+
+
 @pytest.mark.parametrize("letter", ["x", "\x01", "\U0001f600", "\U0010ffff", '"'])
 def test_the_longest_messages_fit(letter: str) -> None:
     """No message that can be made is too long to be received."""
@@ -162,10 +190,26 @@ def test_the_longest_messages_fit(letter: str) -> None:
     longest: list[Message] = [
         Hello(long, long, long, long, codecs=(letter * 32,) * 16, max_chunk=MAX_OFFSET),
         Request(TRANSFER, letter * MAX_PATH, letter * MAX_FINGERPRINT),
-        Offer(TRANSFER, letter * MAX_NAME, MAX_OFFSET, -MAX_OFFSET, letter * MAX_FINGERPRINT),
         Start(TRANSFER, ((MAX_OFFSET, 0),) * MAX_RANGES, MAX_OFFSET),
-        Abort(TRANSFER, "internal", letter * MAX_DETAIL),
+        Offer(
+            TRANSFER,
+            letter * MAX_NAME,
+            MAX_OFFSET,
+            -MAX_OFFSET,
+            letter * MAX_FINGERPRINT,
+            letter * MAX_PATH,
+        ),
+        Welcome(letter * 64, 3600, MAX_CHUNK, letter * 64),
+        Ack(TRANSFER, MAX_OFFSET, MAX_OFFSET, MAX_OFFSET),
+        End(TRANSFER, MAX_OFFSET, "f" * 64, letter * MAX_FINGERPRINT, letter * MAX_NAME),
+        Landed(TRANSFER, "f" * 64),
+        Abort(TRANSFER, "internal", letter * MAX_DETAIL, letter * MAX_PATH),
+        Cancel(TRANSFER),
+        Heartbeat(),
+        Renew("t" * MAX_TOKEN),
+        Renewed("f" * 64),
     ]
+    assert {type(message) for message in longest} == set(TEXT_MESSAGES.values())
     for message in longest:
         assert decode(encode(message)) == message
 
@@ -185,6 +229,14 @@ def test_a_chunk_is_a_header_of_32_bytes_in_network_order_and_the_payload() -> N
     assert len(HEADER) == Chunk.HEADER.size == 32
     assert encode(chunk) == HEADER + b"abc"
     assert decode(HEADER + b"abc") == chunk
+
+
+def test_a_compressed_chunk_says_its_source_bytes_and_carries_fewer() -> None:
+    chunk = Chunk(TRANSFER, 0x0102030405, b"abc", CODEC_ZSTD, 1000)
+    assert chunk.length == 1000
+    data = HEADER[:24] + (1000).to_bytes(4, "big") + b"\1\0\0\0" + b"abc"
+    assert encode(chunk) == data
+    assert decode(data) == chunk
 
 
 def test_the_payload_of_a_received_chunk_is_not_copied() -> None:
@@ -222,7 +274,10 @@ BAD_CHUNKS = {
     "too many bytes": HEADER + b"abcd",
     "length 0": patched(27, 0),
     "length in the wrong order": HEADER[:24] + b"\3\0\0\0" + bytes(4) + b"abc",
-    "unknown codec": patched(28, 1),
+    "unknown codec": patched(28, 2),
+    "compressed, and no shorter": patched(28, 1),
+    "compressed to nothing": HEADER[:28] + b"\1\0\0\0",
+    "compressed, and longer than any chunk": HEADER[:24] + b"\0\x08\0\1\1\0\0\0" + b"abc",
     "flags": patched(29, 1),
     "reserved, high": patched(30, 1),
     "reserved, low": patched(31, 1),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.wire.errors import ERRORS
 from agent.wire.messages import (
+    CODEC_ZSTD,
     MAX_CHUNK,
     MAX_DETAIL,
     MAX_FINGERPRINT,
@@ -18,7 +19,9 @@ from agent.wire.messages import (
     MAX_OFFSET,
     MAX_PATH,
     MAX_RANGES,
+    MAX_TOKEN,
     MIN_CHUNK,
+    MIN_TOKEN,
     PROTOCOL,
     Abort,
     Ack,
@@ -31,6 +34,8 @@ from agent.wire.messages import (
     Landed,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Start,
     Welcome,
@@ -52,6 +57,8 @@ EXAMPLES: dict[type[Message], Message] = {
     Abort: Abort(TRANSFER, "internal"),
     Cancel: Cancel(TRANSFER),
     Heartbeat: Heartbeat(),
+    Renew: Renew("t" * 43),
+    Renewed: Renewed(DIGEST),
 }
 
 
@@ -73,18 +80,22 @@ def many_ranges(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
 @st.composite
 def acks(draw: st.DrawFn) -> Ack:
     received, limit = sorted(draw(st.tuples(offsets, offsets)))
-    return Ack(draw(st.uuids()), received, limit, draw(offsets))
+    return Ack(draw(st.uuids()), received, limit, draw(offsets), draw(rates))
 
 
 offsets = st.integers(0, MAX_OFFSET) | st.integers(0, 1000)
+rates = st.none() | st.integers(1, MAX_OFFSET)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 fingerprints = texts(MAX_FINGERPRINT, 1)
+printable = "".join(map(chr, range(0x21, 0x7F)))
+tokens = st.text(printable, min_size=MIN_TOKEN, max_size=MAX_TOKEN)
 messages: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: st.builds(
         Hello,
         *[texts(255)] * 4,
         codecs=st.lists(texts(32, 1), min_size=1, max_size=16).map(tuple),
         max_chunk=st.integers(MIN_CHUNK, MAX_OFFSET),
+        renewable=st.booleans(),
     ),
     Welcome: st.builds(
         Welcome, texts(64, 1), st.integers(1, 3600), st.integers(MIN_CHUNK, MAX_CHUNK), texts(64)
@@ -101,9 +112,17 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         fingerprints,
         st.none() | texts(MAX_PATH, least=1),
     ),
-    Start: st.builds(Start, st.uuids(), many_ranges(), offsets),
+    Start: st.builds(Start, st.uuids(), many_ranges(), offsets, rate_limit=rates),
     Chunk: st.builds(
         Chunk, st.uuids(), st.integers(0, MAX_OFFSET - MAX_CHUNK), st.binary(min_size=1)
+    )
+    | st.builds(
+        Chunk,
+        st.uuids(),
+        st.integers(0, MAX_OFFSET - MAX_CHUNK),
+        st.binary(min_size=1, max_size=100),
+        st.just(CODEC_ZSTD),
+        st.integers(101, MAX_CHUNK),
     ),
     Ack: acks(),
     End: st.builds(End, st.uuids(), offsets, digests, fingerprints, texts(MAX_NAME)),
@@ -113,6 +132,8 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
     ),
     Cancel: st.builds(Cancel, st.uuids()),
     Heartbeat: st.builds(Heartbeat),
+    Renew: st.builds(Renew, tokens),
+    Renewed: st.builds(Renewed, digests),
 }
 
 
@@ -128,6 +149,7 @@ def bad_whole(least: int = 0, most: int = MAX_OFFSET) -> list[object]:
 
 BAD_UUID: list[object] = [1, 1.5, True, [], {}, "", "0a1b", "g" * 32, "0" * 33, "\0" * 32]
 BAD_DIGEST: list[object] = ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, ["a"] * 64, 1, True, [], {}]
+BAD_TOKEN: list[object] = ["", "t" * (MIN_TOKEN - 1), "t" * 40 + " ", "é" * 40, "t" * 40 + "\n"]
 BAD_CODEC: list[object] = ["", "gzip", "RAW", 0, True, [], {}, ["raw"]]
 BAD_CODE: list[object] = ["", "no_such_code", "INTERNAL", "\0", 0, True, [], {}, ["internal"]]
 BAD_CODECS: list[object] = [{}, {"raw": 1}, "raw", 1, True, []]
@@ -144,6 +166,7 @@ BAD_VALUES: dict[tuple[type[Message], str], list[object]] = {
     (Hello, "hostname"): [None, *bad_text(255)],
     (Hello, "codecs"): [None, *BAD_CODECS],
     (Hello, "max_chunk"): [None, *bad_whole(MIN_CHUNK)],
+    (Hello, "renewable"): [None, 0, 1, "", "true", [], [True], {}],
     (Welcome, "client"): [None, *bad_text(64, least=1)],
     (Welcome, "heartbeat"): [None, *bad_whole(1, 3600)],
     (Welcome, "max_chunk"): [None, *bad_whole(MIN_CHUNK, MAX_CHUNK)],
@@ -161,10 +184,12 @@ BAD_VALUES: dict[tuple[type[Message], str], list[object]] = {
     (Start, "ranges"): [None, *BAD_RANGES],
     (Start, "limit"): [None, *bad_whole()],
     (Start, "codec"): [None, *BAD_CODEC],
+    (Start, "rate_limit"): bad_whole(least=1),
     (Ack, "transfer"): [None, *BAD_UUID],
     (Ack, "received"): [None, *bad_whole(most=20), 21],
     (Ack, "limit"): [None, *bad_whole(least=10), 9],
     (Ack, "checkpoint"): [None, *bad_whole()],
+    (Ack, "rate_limit"): bad_whole(least=1),
     (End, "transfer"): [None, *BAD_UUID],
     (End, "size"): [None, *bad_whole()],
     (End, "sha256"): [None, *BAD_DIGEST],
@@ -177,6 +202,8 @@ BAD_VALUES: dict[tuple[type[Message], str], list[object]] = {
     (Abort, "detail"): [None, *bad_text(MAX_DETAIL)],
     (Abort, "path"): bad_text(MAX_PATH, least=1),
     (Cancel, "transfer"): [None, *BAD_UUID],
+    (Renew, "token"): [None, *bad_text(MAX_TOKEN), *BAD_TOKEN],
+    (Renewed, "token_sha256"): [None, *BAD_DIGEST],
 }
 """For each field of each text message what is refused in it, as JSON has it."""
 
@@ -208,6 +235,11 @@ BAD_CALLS: dict[str, Callable[[], Message]] = {
     "a chunk before the start": lambda: Chunk(TRANSFER, -1, b"x"),
     "a chunk beyond the largest offset": lambda: Chunk(TRANSFER, MAX_OFFSET, b"x"),
     "a chunk of an unknown codec": lambda: Chunk(TRANSFER, 0, b"x", "gzip"),
+    "a compressed chunk without a length": lambda: Chunk(TRANSFER, 0, b"x", CODEC_ZSTD),
+    "a raw chunk with another length": lambda: Chunk(TRANSFER, 0, b"x", unpacked=2),
+    "a compressed chunk that is no shorter": lambda: Chunk(TRANSFER, 0, b"xy", CODEC_ZSTD, 2),
+    "a compressed chunk of nothing": lambda: Chunk(TRANSFER, 0, b"", CODEC_ZSTD, 2),
+    "a compressed chunk of too much": lambda: Chunk(TRANSFER, 0, b"x", CODEC_ZSTD, MAX_CHUNK + 1),
 }
 
 
@@ -248,7 +280,7 @@ def test_a_chunk_does_not_print_its_payload() -> None:
         memoryview(bytes(16)).cast("Q"),
         memoryview(bytes(4)).cast("I"),
     ],
-    ids=repr,
+    ids=["text", "number", "none", "list", "tuple", "view of 8", "view of 4"],
 )
 def test_a_chunk_carries_bytes_and_nothing_else(payload: Any) -> None:
     with pytest.raises(BadMessage, match="payload must be bytes"):

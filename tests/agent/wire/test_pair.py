@@ -67,6 +67,7 @@ class Pair:
 
     def connect(self) -> None:
         self.agent, self.server = Session(Side.AGENT), Session(Side.SERVER)
+        self.agent.least_chunk = self.server.least_chunk = 1  # for many chunks of little files
         self.to_agent: deque[str | bytes] = deque()
         self.to_server: deque[str | bytes] = deque()
 
@@ -243,7 +244,7 @@ TRANSFER = UUID(int=7)
 
 def started(session: Session, source: bytes) -> Session:
     """This session, when the whole of the source has been asked for."""
-    size = len(source)
+    session.least_chunk, size = 1, len(source)
     for message in (Request(TRANSFER), Offer(TRANSFER, "file", size, 0, "1")):
         exchange(session, message)
     exchange(session, Start(TRANSFER, ((0, size),), 10 * size))

@@ -1,6 +1,8 @@
 """One end of a conversation: what it accepts, what it refuses, and what it forgets."""
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from uuid import UUID
 
@@ -9,8 +11,10 @@ import pytest
 from agent.wire.codec import decode, encode
 from agent.wire.errors import CloseCode, LocalProtocolError
 from agent.wire.messages import (
+    LEAST_CHUNK,
     MAX_CHUNK,
     MIN_CHUNK,
+    PROTOCOL,
     Abort,
     Ack,
     Cancel,
@@ -21,15 +25,17 @@ from agent.wire.messages import (
     Landed,
     Message,
     Offer,
+    Renew,
+    Renewed,
     Request,
     Start,
     Welcome,
 )
 from agent.wire.session import REMEMBERED, Session, Violation
-from agent.wire.state import Link, Side, Stage
+from agent.wire.state import ENDED_BY, Link, Side, Stage
 
 from .test_messages import DIGEST, EXAMPLES, TRANSFER
-from .test_state import EVERY_MESSAGE, LATE, LINKS, STAGES, name, table
+from .test_state import EVERY_MESSAGE, LINKS, STAGES, name, table
 
 HELLO, WELCOME, HEARTBEAT = EXAMPLES[Hello], EXAMPLES[Welcome], Heartbeat()
 REQUEST, START, END = Request(TRANSFER), Start(TRANSFER, ((0, 10),), 20), EXAMPLES[End]
@@ -39,7 +45,7 @@ CONFIRM = Abort(TRANSFER, "cancelled")
 REFUSAL = Abort(TRANSFER, "not_found")
 GOODBYE = Abort(None, "internal")
 
-AGENT_SAYS = (Hello, Offer, Chunk, End)
+AGENT_SAYS = (Hello, Offer, Chunk, End, Renewed)
 PATHS: dict[Stage, list[Message]] = {
     Stage.IDLE: [],
     Stage.REQUESTED: [REQUEST],
@@ -50,6 +56,8 @@ PATHS: dict[Stage, list[Message]] = {
     Stage.LANDED: [REQUEST, OFFER, START, CHUNK, END, LANDED],
     Stage.CLOSED: [REQUEST, REFUSAL],
 }
+BEFORE = {Stage.STOPPING: "requested", Stage.LANDED: "ended", Stage.CLOSED: "requested"}
+"""Where the paths that end a transfer come from: there its other side may believe it to be still."""
 LINK_PATHS: dict[Link, list[Message]] = {
     Link.NEW: [],
     Link.GREETED: [HELLO],
@@ -121,10 +129,11 @@ def test_a_session_receives_what_the_table_allows_and_nothing_else(
             say(session, CHUNK)
         fitting = ACK if isinstance(message, Ack) else message
         key = (stage.value, side.peer.value, message.kind)
+        overtaken = ENDED_BY.get(stage) is side and (BEFORE[stage], *key[1:]) in table(STAGES)
         if after := table(STAGES).get(key):
             assert session.receive(encode(fitting)) == fitting
             assert session.stage(TRANSFER).value == after
-        elif key in table(LATE):
+        elif overtaken:
             before = state_of(session)
             assert session.receive(encode(fitting)) is None
             assert state_of(session) == before
@@ -132,6 +141,67 @@ def test_a_session_receives_what_the_table_allows_and_nothing_else(
             detail = violation(session, fitting).detail
             assert stage.value in detail
             assert message.kind in detail
+
+
+STOPPABLE = (Stage.REQUESTED, Stage.OFFERED, Stage.SENDING, Stage.ENDED)
+
+
+@pytest.mark.parametrize("ending", [CANCEL, Abort(TRANSFER, "internal")], ids=name)
+@pytest.mark.parametrize("before", STOPPABLE, ids=name)
+def test_what_a_stop_overtakes_is_what_the_agent_could_say_before_it(
+    before: Stage, ending: Message
+) -> None:
+    for message in (OFFER, CHUNK, END):
+        session = opened(Side.SERVER, before)
+        if before is Stage.SENDING and message is END:
+            say(session, CHUNK)
+        session.send(ending)
+        if (before.value, "agent", message.kind) in table(STAGES):
+            assert session.receive(encode(message)) is None
+            assert session.stage(TRANSFER) is Stage.STOPPING
+        else:
+            violation(session, message)
+
+
+def sending(limit: int) -> Session:
+    """A server that has given so much credit for 1 MiB, and stopped."""
+    session = opened(Side.SERVER)
+    say(session, REQUEST, Offer(TRANSFER, "file.txt", 2 * MAX_CHUNK, 0, "1-2-3"))
+    say(session, Start(TRANSFER, ((0, 2 * MAX_CHUNK),), limit))
+    say(session, CANCEL)
+    return session
+
+
+def test_late_chunks_stay_within_the_credit() -> None:
+    session = sending(limit=MAX_CHUNK)
+    assert session.receive(encode(Chunk(TRANSFER, 0, bytes(MAX_CHUNK)))) is None
+    found = violation(session, Chunk(TRANSFER, MAX_CHUNK, bytes(LEAST_CHUNK)))
+    assert found.close_code is CloseCode.POLICY_VIOLATION
+
+
+def test_late_chunks_are_no_shorter_than_others() -> None:
+    violation(sending(limit=MAX_CHUNK), Chunk(TRANSFER, 0, b"x"))
+
+
+def test_what_is_late_comes_once() -> None:
+    session = opened(Side.SERVER, Stage.STOPPING)
+    assert session.receive(encode(OFFER)) is None
+    violation(session, OFFER)
+    session = opened(Side.SERVER, Stage.SENDING)
+    say(session, CHUNK, CANCEL)
+    assert session.receive(encode(END)) is None
+    violation(session, END)
+    session = opened(Side.SERVER, Stage.LANDED)
+    assert session.receive(encode(REFUSAL)) is None
+    violation(session, REFUSAL)
+
+
+def test_an_agent_that_aborted_hears_what_the_server_had_said_before_and_each_once() -> None:
+    session = opened(Side.AGENT, Stage.ENDED)
+    say(session, CONFIRM)
+    assert session.receive(encode(Ack(TRANSFER, 10, 20, 0))) is None
+    assert session.receive(encode(LANDED)) is None
+    violation(session, LANDED)
 
 
 @pytest.mark.parametrize(("side", "stage"), list(product(Side, Stage)), ids=name)
@@ -426,3 +496,87 @@ def test_a_transfer_asked_for_again_is_remembered_from_its_last_end(side: Side) 
     for _ in ended_one_by_one(session, REMEMBERED - 1, first=REMEMBERED):
         pass
     assert session.stage(TRANSFER) is Stage.CLOSED
+
+
+# A new token ------------------------------------------------------------------------------------
+
+RENEWABLE = Hello("silentmode.v1", "", "", "", renewable=True)
+RENEW = Renew("t" * 43)
+RENEWED = Renewed(hashlib.sha256(b"t" * 43).hexdigest())
+
+
+@SIDES
+def test_a_new_token_is_confirmed_by_its_digest(side: Side) -> None:
+    session = Session(side)
+    say(session, RENEWABLE, WELCOME)
+    for _ in range(2):
+        say(session, RENEW, RENEWED)
+
+
+@SIDES
+def test_an_agent_that_cannot_keep_a_token_is_sent_none(side: Side) -> None:
+    """Nor is one of an older version, which would not know what it is."""
+    session = Session(side)
+    say(session, HELLO, WELCOME)
+    if side is Side.SERVER:
+        refused(session, RENEW)
+    else:
+        violation(session, RENEW)
+
+
+@SIDES
+def test_a_second_token_before_the_first_is_confirmed_is_refused(side: Side) -> None:
+    session = Session(side)
+    say(session, RENEWABLE, WELCOME, RENEW)
+    if side is Side.SERVER:
+        refused(session, RENEW)
+    else:
+        violation(session, RENEW)
+
+
+@pytest.mark.parametrize("first", [[], [RENEW], [RENEW, RENEWED]], ids=["none", "other", "again"])
+def test_a_token_that_was_not_sent_cannot_be_confirmed(first: list[Message]) -> None:
+    session = Session(Side.SERVER)
+    say(session, RENEWABLE, WELCOME, *first)
+    violation(session, RENEWED if RENEWED in first or not first else Renewed(DIGEST))
+
+
+def test_a_token_is_in_no_representation() -> None:
+    assert "ttt" not in repr(RENEW)
+
+
+# What chunks are sent in
+
+ZSTD_HELLO = Hello(PROTOCOL, "0.1.0", "linux", "host", codecs=("zstd", "raw"))
+ZSTD_START = replace(START, codec="zstd")
+ZSTD_CHUNK = Chunk(TRANSFER, 0, b"x", "zstd", 10)
+
+
+@SIDES
+def test_a_chunk_may_be_compressed_or_raw_where_start_says_zstd(side: Side) -> None:
+    """And all accounts count source bytes."""
+    for chunk in (ZSTD_CHUNK, CHUNK):
+        session = Session(side)
+        say(session, ZSTD_HELLO, WELCOME, REQUEST, OFFER, ZSTD_START, chunk)
+        assert session.flow(TRANSFER).moved == 10
+        assert session.flow(TRANSFER).finished
+        say(session, END)
+
+
+def test_a_compressed_chunk_is_refused_where_start_says_raw() -> None:
+    session = Session(Side.SERVER)
+    say(session, ZSTD_HELLO, WELCOME, REQUEST, OFFER, START)
+    assert "zstd" in violation(session, ZSTD_CHUNK).detail
+
+
+def test_a_codec_that_the_agent_did_not_offer_is_refused() -> None:
+    session = Session(Side.AGENT)
+    say(session, HELLO, WELCOME, REQUEST, OFFER)
+    assert "zstd" in violation(session, ZSTD_START).detail
+
+
+def test_a_compressed_chunk_counts_its_source_bytes_against_the_limit() -> None:
+    session = Session(Side.SERVER)
+    say(session, ZSTD_HELLO, WELCOME, REQUEST, OFFER, replace(ZSTD_START, limit=9))
+    found = violation(session, ZSTD_CHUNK)
+    assert found.close_code == CloseCode.POLICY_VIOLATION

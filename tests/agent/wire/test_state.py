@@ -8,7 +8,7 @@ import pytest
 
 from agent.wire.errors import ERRORS, CloseCode
 from agent.wire.messages import Abort, Message
-from agent.wire.state import OVER, Link, Side, Stage, is_late, next_link, next_stage
+from agent.wire.state import ENDED_BY, OVER, Link, Side, Stage, next_link, next_stage
 
 from .test_messages import EXAMPLES
 
@@ -39,18 +39,6 @@ ended      agent  abort    closed
 stopping   agent  abort    closed
 """
 
-LATE = """
-stopping   agent  offer    dropped
-stopping   agent  chunk    dropped
-stopping   agent  end      dropped
-landed     agent  abort    dropped
-closed     server start    dropped
-closed     server ack      dropped
-closed     server landed   dropped
-closed     server cancel   dropped
-closed     server abort    dropped
-"""
-
 LINKS = """
 new        agent  hello      greeted
 new        server abort      closed
@@ -59,6 +47,8 @@ greeted    server abort      closed
 greeted    agent  abort      closed
 open       agent  heartbeat  open
 open       server heartbeat  open
+open       server renew      open
+open       agent  renewed    open
 open       agent  abort      closed
 open       server abort      closed
 """
@@ -83,7 +73,6 @@ def test_a_transfer_moves_as_the_table_says(stage: Stage, side: Side, message: M
     after = next_stage(stage, side, message)
     key = (stage.value, side.value, message.kind)
     assert (after and after.value) == table(STAGES).get(key)
-    assert is_late(stage, side, message) == (key in table(LATE))
 
 
 @pytest.mark.parametrize(
@@ -94,17 +83,36 @@ def test_a_link_moves_as_the_table_says(link: Link, side: Side, message: Message
     assert (after and after.value) == table(LINKS).get((link.value, side.value, message.kind))
 
 
-def test_no_message_is_both_allowed_and_late() -> None:
-    assert not table(STAGES).keys() & table(LATE).keys()
+def test_whoever_ended_a_transfer_is_who_said_the_message_that_led_there() -> None:
+    for (_, side, _), after in table(STAGES).items():
+        if Stage(after) in ENDED_BY:
+            assert ENDED_BY[Stage(after)].value == side
+
+
+def test_an_agent_can_say_no_text_about_a_transfer_again_and_again() -> None:
+    """Only a chunk, which costs credit, leaves the state as it is; every text moves it on, and there is
+    no way back without a message of the server. So heartbeats are all that has to be counted."""
+    steps: dict[str, set[str]] = {}
+    for (stage, side, kind), after in table(STAGES).items():
+        if side == "agent" and kind != "chunk":
+            steps.setdefault(stage, set()).add(after)
+    for first, next_ones in steps.items():
+        reached = set(next_ones)
+        while more := {after for stage in reached for after in steps.get(stage, ())} - reached:
+            reached |= more
+        assert first not in reached
+    again = {key for key, after in table(LINKS).items() if key[1] == "agent" and after == key[0]}
+    # `renewed` only answers a `renew`: the session has books of that.
+    assert again == {("open", "agent", "heartbeat"), ("open", "agent", "renewed")}
 
 
 def test_the_tables_here_speak_of_what_there_is() -> None:
     kinds = {message.kind for message in EVERY_MESSAGE}
-    for text, states in ((STAGES, Stage), (LATE, Stage), (LINKS, Link)):
+    for text, states in ((STAGES, Stage), (LINKS, Link)):
         values = {each.value for each in states}
         for (state, side, kind), after in table(text).items():
             assert {state} <= values
-            assert after in values or after == "dropped"
+            assert after in values
             assert side in ("agent", "server")
             assert kind in kinds
 
@@ -128,9 +136,11 @@ CODES = [
     "unreadable",
     "source_changed",
     "too_large",
+    "busy",
     "checksum_mismatch",
     "storage_full",
     "storage_error",
+    "quota_exceeded",
     "protocol_error",
     "timed_out",
     "cancelled",

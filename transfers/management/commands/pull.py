@@ -1,18 +1,23 @@
 """`manage.py pull <client_id> [path]`: asks the server over its API, and waits until it has landed."""
 
+import contextlib
 import json
 import os
+import signal
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
+from agent.wire.hosts import is_loopback
 from transfers.models import FINAL, PENDING
 
 POLL_SECONDS = 0.5
@@ -22,12 +27,23 @@ class Unreachable(Exception):
     """The server does not answer, now."""
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the token to another host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
 class Api:
     """The server's API, as much of it as this command needs."""
 
     def __init__(self, server: str, token: str) -> None:
         self.server = server.rstrip("/")
         self.token = token
+        handlers: list[Any] = [NoRedirect]
+        if is_loopback(urlsplit(server).hostname or ""):
+            handlers.append(urllib.request.ProxyHandler({}))  # a proxy is another machine
+        self._opener = urllib.request.build_opener(*handlers)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The JSON answer. Raises CommandError with the server's own sentence, and Unreachable."""
@@ -38,7 +54,7 @@ class Api:
             headers={"Authorization": f"Token {self.token}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with self._opener.open(request, timeout=30) as answer:
                 result: dict[str, Any] = json.load(answer)
                 return result
         except urllib.error.HTTPError as error:
@@ -50,11 +66,58 @@ class Api:
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:
+    if 300 <= error.code < 400:
+        return (
+            f"HTTP {error.code}, a redirect, is not followed with the token. Give --server the place "
+            "itself; is it https://?"
+        )
     try:
         answer = json.load(error)
         return f"{answer['detail']} ({answer['code']})"
     except (ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
+
+
+def _check(server: str, *, allow_insecure: bool) -> None:
+    """Whether the token may go there. Raises CommandError."""
+    try:
+        parts = urlsplit(server)
+    except ValueError as error:
+        raise CommandError(f"--server {server}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CommandError(f"--server {server}: it looks like https://files.example.com")
+    if parts.scheme == "http" and not (allow_insecure or is_loopback(parts.hostname)):
+        raise CommandError(
+            f"--server {server}: without TLS, the API token could be read on the way. Use https://, or "
+            "--allow-insecure if the way itself is safe."
+        )
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """The first Ctrl-C waits until the end of this; a second one does not. Raises KeyboardInterrupt."""
+    held = False
+
+    def hold(number: int, frame: Any) -> None:
+        nonlocal held
+        held = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not through a buffer, which may be in the middle of a write just now.
+        os.write(
+            sys.stderr.fileno(),
+            b"Waiting for the server's answer; Ctrl-C again to go without it.\n",
+        )
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # as in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 class Command(BaseCommand):
@@ -69,6 +132,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--server", default="http://localhost:8000", metavar="URL", help="default: %(default)s"
         )
+        parser.add_argument(
+            "--allow-insecure",
+            action="store_true",
+            help="let http:// leave this machine: the token can be read on the way",
+        )
         parser.add_argument("--no-wait", action="store_true", help="ask, print the id and return")
 
     def handle(
@@ -77,6 +145,7 @@ class Command(BaseCommand):
         client_id: str,
         path: str | None,
         server: str,
+        allow_insecure: bool,
         no_wait: bool,
         **options: Any,
     ) -> None:
@@ -85,25 +154,21 @@ class Command(BaseCommand):
             raise CommandError(
                 "Set SILENTMODE_API_TOKEN to a token from `manage.py add_api_token <username>`."
             )
-        if not server.startswith(("http://", "https://")):
-            raise CommandError(f"--server {server}: it looks like https://files.example.com")
+        _check(server, allow_insecure=allow_insecure)
         api = Api(server, token)
         body = {} if path is None else {"path": path}
+        transfer: dict[str, Any] | None = None
         try:
-            transfer = api.call("POST", f"/download/{quote(client_id, safe='')}", body)
+            with interrupts_held():  # or nobody would learn what was asked for
+                transfer = api.call("POST", f"/download/{quote(client_id, safe='')}", body)
+            if no_wait:
+                self.stdout.write(transfer["id"])
+                return
+            transfer = self._follow(api, transfer)
         except Unreachable as unreachable:
             raise CommandError(str(unreachable)) from None
-        if no_wait:
-            self.stdout.write(transfer["id"])
-            return
-        try:
-            transfer = self._follow(api, transfer)
         except KeyboardInterrupt:
-            raise CommandError(
-                f"Not waiting any longer; the transfer goes on without you. To stop it: "
-                f"POST {api.server}/api/v1/transfers/{transfer['id']}/cancel/",
-                returncode=130,
-            ) from None
+            raise CommandError(_left(api, client_id, transfer), returncode=130) from None
         self._tell(transfer)
 
     def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +194,19 @@ class Command(BaseCommand):
             raise CommandError(sentence + advice)
         self.stderr.write("Landed in the server's downloads folder:")
         self.stdout.write(f"{transfer['sha256']}  {transfer['file']}")
+
+
+def _left(api: Api, client_id: str, transfer: dict[str, Any] | None) -> str:
+    """What goes on when nobody waits any longer."""
+    if transfer is None:
+        return (
+            "Not waiting for the server's answer: it may or may not have been asked. To see it: "
+            f"GET {api.server}/api/v1/transfers/?client={quote(client_id, safe='')}"
+        )
+    return (
+        "Not waiting any longer; the transfer goes on without you. To stop it: "
+        f"POST {api.server}/api/v1/transfers/{transfer['id']}/cancel/"
+    )
 
 
 def _label(transfer: dict[str, Any]) -> str:

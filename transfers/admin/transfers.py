@@ -1,0 +1,150 @@
+"""Transfers: look at them, cancel, retry, hold."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from agent.wire.display import shown
+from agent.wire.errors import ERRORS
+from transfers.access import Action, may, transfers_of
+from transfers.models import Client, Status, Transfer
+
+from .base import ReadOnlyAdmin
+
+SHOWN = {
+    name: f"{name}_shown" for name in ("name", "path", "fingerprint", "error_detail", "reason")
+}
+"""Fields of a transfer that an agent or an operator has written, and what shows them safely."""
+
+
+def _escaped(name: str) -> Callable[[Any, Transfer], str]:
+    @admin.display(description=name.replace("_", " "))
+    def column(self: Any, transfer: Transfer) -> str:
+        return shown(getattr(transfer, name) or "–")
+
+    return column
+
+
+@admin.register(Transfer)
+class TransferAdmin(ReadOnlyAdmin):
+    sees = Action.SEE_TRANSFER
+    list_display = (
+        "created_at", "client", "what", "status", "error", "progress", "size_shown", "rate",
+        "hash_shown", "finished_at",
+    )  # fmt: skip
+    list_filter = (
+        "status",
+        ("error_code", admin.AllValuesFieldListFilter),
+        "held",
+        ("client", admin.RelatedOnlyFieldListFilter),
+    )
+    list_select_related = ("client", "requested_by")
+    search_fields = ("=id", "client__id", "path", "name", "sha256", "file")
+    date_hierarchy = "created_at"
+    ordering = ("-created_at",)
+    actions = ("cancel", "retry", "hold", "release")
+
+    fields: ClassVar[tuple[str, ...]] = (
+        *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
+        "progress",
+        "rate",
+        "download",
+    )
+    readonly_fields: ClassVar[tuple[str, ...]] = fields
+
+    name_shown = _escaped("name")
+    path_shown = _escaped("path")
+    fingerprint_shown = _escaped("fingerprint")
+    error_detail_shown = _escaped("error_detail")
+    reason_shown = _escaped("reason")
+
+    def client_of(self, obj: Transfer) -> Client | None:
+        return obj.client
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Transfer]:
+        return super().get_queryset(request).filter(pk__in=transfers_of(request.user))
+
+    @admin.display(description="file", ordering="name")
+    def what(self, transfer: Transfer) -> str:
+        return shown(transfer.name or transfer.path or "(the agent's own)")
+
+    @admin.display(description="progress")
+    def progress(self, transfer: Transfer) -> str:
+        if transfer.size is None:
+            return "–"
+        done = transfer.size if transfer.status == Status.COMPLETED else transfer.received
+        percent = 100 * done / transfer.size if transfer.size else 100
+        return format_html(
+            '<progress max="{}" value="{}"></progress> {}%',
+            transfer.size or 1,
+            done if transfer.size else 1,
+            f"{percent:.0f}",
+        )
+
+    @admin.display(description="size", ordering="size")
+    def size_shown(self, transfer: Transfer) -> str:
+        """And how much came over the wire for what has arrived, where that is less."""
+        if transfer.size is None:
+            return "–"
+        size = str(filesizeformat(transfer.size))
+        if 0 < transfer.wire_bytes < transfer.received:
+            sent, received = map(filesizeformat, (transfer.wire_bytes, transfer.received))
+            size += f" (sent {sent} for {received})"
+        return size
+
+    @admin.display(description="rate")
+    def rate(self, transfer: Transfer) -> str:
+        """The average since it was first started, pauses and all."""
+        if transfer.started_at is None or not transfer.received:
+            return "–"
+        seconds = ((transfer.finished_at or timezone.now()) - transfer.started_at).total_seconds()
+        return f"{filesizeformat(transfer.received / max(seconds, 0.001))}/s"
+
+    @admin.display(description="SHA-256", ordering="sha256")
+    def hash_shown(self, transfer: Transfer) -> str:
+        if not transfer.sha256:
+            return "–"
+        return format_html('<code title="{}">{}…</code>', transfer.sha256, transfer.sha256[:12])
+
+    @admin.display(description="error", ordering="error_code")
+    def error(self, transfer: Transfer) -> str:
+        if not transfer.error_code:
+            return ""
+        advice = " (a retry can help)" if ERRORS[transfer.error_code].retryable else ""
+        return f"{transfer.error_code}: {shown(transfer.error_detail)}{advice}"
+
+    @admin.display(description="download")
+    def download(self, transfer: Transfer) -> str:
+        if transfer.status != Status.COMPLETED or transfer.removed_at is not None:
+            return "–"
+        url = reverse("transfer-content", args=[transfer.pk])
+        return format_html('<a href="{}">{}</a>', url, transfer.file)
+
+    def has_steer_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Action.STEER_TRANSFER)
+
+    @admin.action(description="Cancel the selected transfers", permissions=["steer"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> None:
+        self._each(request, queryset, Transfer.cancel, "Cancelled")
+
+    @admin.action(description="Retry the selected transfers", permissions=["steer"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> None:
+        self._each(request, queryset, Transfer.retry, "Queued again:")
+
+    @admin.action(
+        description="Keep the landed files of the selected transfers", permissions=["steer"]
+    )
+    def hold(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> None:
+        self._each(request, queryset, partial(Transfer.hold, held=True), "Kept from now on:")
+
+    @admin.action(description="Keep them no longer than others", permissions=["steer"])
+    def release(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> None:
+        self._each(request, queryset, partial(Transfer.hold, held=False), "Not kept any longer:")

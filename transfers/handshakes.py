@@ -1,0 +1,66 @@
+"""Handshakes that fail, again and again, from one address.
+
+Each costs a look-up in the one thread of the database. So an address has so many failures, and beyond them
+is refused from memory. But many tills share one address: what counts are failures only, and when an address
+has used them up, a token that is known is still let through to be looked at. Which are known is read from
+the database at most once in `SNAPSHOT_SECONDS`, however many ask: so nobody is locked out by a neighbour,
+and no flood of guesses, of whatever ids and tokens, costs more than that.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from .auth import AgentRefused, authenticate_agent, known_digests, token_digest
+from .models import Client
+from .throttle import Failures
+
+FAILURES_AT_ONCE = 60
+FAILURES_SECONDS = 60.0
+"""A shop whose tills were all revoked asks again about once a minute for each."""
+
+SNAPSHOT_SECONDS = 10.0
+
+
+class Handshakes:
+    """The failures of each address, and which tokens are let through all the same."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = Failures(FAILURES_AT_ONCE, FAILURES_SECONDS, clock)
+        self._known: frozenset[str] = frozenset()
+        self._known_at: float | None = None
+
+    def admit(self, host: str, client_id: str, headers: Mapping[str, str]) -> Client:
+        """As `authenticate_agent`, unless this address has failed too often. Raises AgentRefused."""
+        if self._failures.pause(host):
+            self._read_known()
+            self.check(host, headers)
+        try:
+            return authenticate_agent(client_id, headers)
+        except AgentRefused:
+            self._failures.add(host)
+            raise
+
+    def check(self, host: str, headers: Mapping[str, str]) -> None:
+        """Refuse from memory what can be refused from memory. Raises AgentRefused."""
+        wait = self._failures.pause(host)
+        if wait and self._is_fresh and token_digest(headers) not in self._known:
+            raise AgentRefused(
+                "too_many_failures",
+                429,
+                "Too many handshakes from this address have failed.",
+                retry_after=int(wait) + 1,
+            )
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._known_at is not None and self._clock() < self._known_at + SNAPSHOT_SECONDS
+
+    def _read_known(self) -> None:
+        if not self._is_fresh:
+            self._known = known_digests()
+            self._known_at = self._clock()
+
+
+handshakes = Handshakes()
+"""Those of this process."""

@@ -1,0 +1,66 @@
+"""What each client makes this server write on one day (UTC)."""
+
+from datetime import UTC, date, datetime, time, timedelta
+
+from django.db import IntegrityError, models, transaction
+from django.db.models import F, Sum
+from django.utils import timezone
+
+from .client import Client
+
+KEPT = timedelta(days=90)
+"""For how long it is kept what was written on a day, for people to look at."""
+
+
+class Usage(models.Model):
+    """Bytes of one client that were written on one day, those sent again after a lost link too."""
+
+    client = models.ForeignKey(Client, on_delete=models.CASCADE, related_name="usage")
+    day = models.DateField()
+    written = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("client", "day"), name="one_usage_of_a_day"),
+        )
+        indexes = (models.Index(fields=("day",)),)
+
+    def __str__(self) -> str:
+        return f"{self.written} bytes from {self.client_id} on {self.day}"
+
+
+def count(client_id: str, written: int) -> None:
+    """So many bytes more were written today."""
+    today = _today()
+    row = Usage.objects.filter(client_id=client_id, day=today)
+    more = {"written": F("written") + written}
+    if row.update(**more):
+        return
+    try:
+        with transaction.atomic():
+            Usage.objects.create(client_id=client_id, day=today, written=written)
+    except IntegrityError:  # another transfer of this client was first
+        row.update(**more)
+
+
+def forget_old() -> None:
+    """Nobody asks what was written on days long past."""
+    Usage.objects.filter(day__lt=_today() - KEPT).delete()
+
+
+def written_today(client_id: str | None = None) -> int:
+    """Bytes of this client that were written today, or of all of them."""
+    rows = Usage.objects.filter(day=_today())
+    if client_id is not None:
+        rows = rows.filter(client_id=client_id)
+    return rows.aggregate(sum=Sum("written"))["sum"] or 0
+
+
+def _today() -> date:
+    return timezone.now().astimezone(UTC).date()
+
+
+def tomorrow(now: datetime) -> datetime:
+    """When the next day begins (UTC)."""
+    day = now.astimezone(UTC).date() + timedelta(days=1)
+    return datetime.combine(day, time(), UTC)
