@@ -188,15 +188,21 @@ def guesses_tokens(scene: Scene) -> Outcome:
     for number in range(200):
         with scene.villain(GUESSERS) as villain, contextlib.suppress(Refused):
             villain.handshake(client, f"guess {number}")
+    # One more guess is looked at each second (`Failures`), so this one may be it: not the next, then.
+    answer = eventually("a guess is refused from memory", lambda: _guess_in_the_open(scene))
+    assert b"Retry-After: " in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_many_failures"
+    with scene.villain(GUESSERS) as neighbour:
+        neighbour.greet(client, token)
+    return Outcome("403", "429, Retry-After; a neighbour is let in")
+
+
+def _guess_in_the_open(scene: Scene) -> bytes | None:
+    """The answer to one, read whole, if it is 429: a GET, as a refused handshake may be cut short."""
     with scene.villain(GUESSERS) as villain:
         villain.send(
             b"GET /ws/agent/x/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n"
             b"Connection: close\r\n\r\n"
         )
         answer, _ = villain.until_closed()
-    assert answer.startswith(b"HTTP/1.1 429"), answer
-    assert b"Retry-After: " in answer
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_many_failures"
-    with scene.villain(GUESSERS) as neighbour:
-        neighbour.greet(client, token)
-    return Outcome("403", "429, Retry-After; a neighbour is let in")
+    return answer if answer.startswith(b"HTTP/1.1 429") else None
