@@ -44,6 +44,7 @@ from .dialogue import Outgoing
 from .handshakes import handshakes
 from .models import HEARTBEAT, Client, ClientConflict
 from .peer import address_of
+from .sockets import GuardedWebSocket
 
 HELLO_SECONDS = 10.0
 """How long a connection may stay silent before its `hello`."""
@@ -225,6 +226,19 @@ class AgentConsumer(AsyncConsumer):
             channel_name=self.channel_name,
             renewable=hello.renewable,
         )
+        if isinstance(socket := self.scope.get("socket"), GuardedWebSocket):
+            socket.answer_heartbeats(self._beat)
+
+    def _beat(self) -> bool:
+        """A heartbeat came, and its socket is to answer it: not one too many, and none after a good-bye."""
+        if (
+            self.attendant is None
+            or self.session.link is not Link.OPEN
+            or not self.heartbeats.take()
+        ):
+            return False
+        self.attendant.sign_of_life()
+        return True
 
     async def _heartbeat(self) -> None:
         if not self.heartbeats.take():

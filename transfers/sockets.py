@@ -6,6 +6,7 @@ message, and answers pings, without one. Here a peer is read from only as fast a
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,8 +16,11 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from agent.wire.codec import encode
+from agent.wire.messages import Heartbeat
+
 from .allowance import Allowance
-from .unmasking import Unmasker
+from .unmasking import Unmasker, unmasked
 
 MOST_MESSAGES = 256
 MOST_BYTES = 4 * 1024**2
@@ -37,6 +41,14 @@ LINGER_SECONDS = 5.0
 PROTOCOL_ERROR, POLICY_VIOLATION = 1002, 1008
 """RFC 6455, section 7.4.1: no application's codes, so these are sent as they are."""
 
+HEARTBEAT = str(encode(Heartbeat())).encode()
+
+TEXT_FRAME = bytes((0x81, 0x80 | len(HEARTBEAT)))
+"""How the frame of a peer's heartbeat begins (RFC 6455, section 5.2): final, text, masked, its length."""
+
+HEARTBEAT_FRAME = bytes((0x81, len(HEARTBEAT))) + HEARTBEAT
+"""Ours: a server masks nothing."""
+
 log = logging.getLogger(__name__)
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -52,6 +64,7 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self._bytes = 0
         """Messages given to the application's queue and not taken from it: the length of each, and of all."""
         self._clogged = self._paused = False
+        self._beat: Callable[[], bool] | None = None
         self._controls = Allowance(PINGS_AT_ONCE, PINGS_A_SECOND)
         self._linger: Any = None
 
@@ -86,9 +99,30 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         if hasattr(self, "handshake_deferred"):
             # RFC 6455, section 4.1: the client waits for our answer. Autobahn would collect this unbounded.
             self.transport.abortConnection()
+        elif self._beat and self._is_heartbeat(data) and self._beat():
+            self.last_ping = time.time()  # daphne's: when it heard the peer last, or pinged it
+            self.transport.write(HEARTBEAT_FRAME)
         else:
             # Not autobahn's `dataReceived`, which puts together a line for a debug log first, read or not.
             self._dataReceived(data)
+
+    def answer_heartbeats(self, beat: Callable[[], bool]) -> None:
+        """Answer them here, where `beat` says so; else they are the application's, as any message is.
+
+        By the way through autobahn, daphne's queue and a task, a heartbeat costs ten times the CPU, and is
+        all that an idle agent costs.
+        """
+        self._beat = beat
+
+    def _is_heartbeat(self, data: bytes) -> bool:
+        """Whether it is that, alone and whole, and nothing before it still has to be read."""
+        return (
+            len(data) == 6 + len(HEARTBEAT)
+            and data.startswith(TEXT_FRAME)
+            and self.state == self.STATE_OPEN
+            and not (self._paused or self.data or self.current_frame)
+            and unmasked(data[6:], data[2:6]) == HEARTBEAT
+        )
 
     def consumeData(self) -> None:
         """As autobahn's, but no further than the application has room for."""
@@ -183,7 +217,7 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
 
 
 def at_its_pace(application: Application) -> Application:
-    """The application, which tells its socket when it takes a message."""
+    """The application, which tells its socket when it takes a message, and has it in `scope["socket"]`."""
 
     async def telling(scope: Any, receive: Any, send: Any) -> None:
         behind = send.args[0] if isinstance(send, partial) and send.args else None
@@ -197,6 +231,6 @@ def at_its_pace(application: Application) -> Application:
                 behind.taken()
             return message
 
-        await application(scope, take, send)
+        await application({**scope, "socket": behind}, take, send)
 
     return telling

@@ -10,6 +10,11 @@ except ImportError:  # where websockets has no compiled wheel
     from websockets.utils import apply_mask
 
 
+def unmasked(data: bytes, mask: bytes) -> bytes:
+    """The bytes of a whole frame, or of a part of it that the mask begins with."""
+    return apply_mask(data, mask)
+
+
 class Unmasker:
     """What autobahn asks of the masker of one frame."""
 
@@ -25,4 +30,4 @@ class Unmasker:
         """The next bytes of the frame, unmasked."""
         turn = self._position % 4
         self._position += len(data)
-        return apply_mask(data, self._mask[turn:] + self._mask[:turn])
+        return unmasked(data, self._mask[turn:] + self._mask[:turn])

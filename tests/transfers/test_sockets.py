@@ -1,16 +1,27 @@
 """A peer is read from only as fast as the application takes, and only while it reads itself."""
 
+import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from agent.wire.codec import encode
+from agent.wire.messages import Heartbeat
 from transfers.sockets import MOST_BYTES, MOST_MESSAGES, GuardedWebSocket
+from transfers.unmasking import unmasked
 
 
 class Transport:
     """As much of a connection as pausing needs."""
 
     reading = True
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
 
     def pauseProducing(self) -> None:
         self.reading = False
@@ -75,3 +86,84 @@ def test_text_counts_alike_when_it_comes_and_when_it_is_taken(web_socket: Guarde
         web_socket.onMessage("\U0001f600".encode(), False)
         web_socket.taken()
     assert web_socket._bytes == 0
+
+
+TEXT = str(encode(Heartbeat())).encode()
+MASK = b"\x01\x02\x03\x04"
+HEARTBEAT = bytes((0x81, 0x80 | len(TEXT))) + MASK + unmasked(TEXT, MASK)
+
+
+class Autobahn:
+    """What comes the way of all messages."""
+
+    def __init__(self, web_socket: GuardedWebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.came: list[bytes] = []
+        monkeypatch.setattr(web_socket, "_dataReceived", self.came.append)
+
+
+@pytest.fixture
+def autobahn(web_socket: GuardedWebSocket, monkeypatch: pytest.MonkeyPatch) -> Autobahn:
+    return Autobahn(web_socket, monkeypatch)
+
+
+def test_a_heartbeat_is_answered_where_it_comes(
+    web_socket: GuardedWebSocket, autobahn: Autobahn
+) -> None:
+    beat = Mock(return_value=True)
+    web_socket.answer_heartbeats(beat)
+    before = time.time()
+    web_socket.dataReceived(HEARTBEAT)
+    beat.assert_called_once_with()
+    assert autobahn.came == []
+    assert web_socket.transport.written == [bytes((0x81, len(TEXT))) + TEXT]
+    assert web_socket.last_ping >= before, "daphne would ping a peer that it has not heard"
+
+
+def test_a_heartbeat_goes_the_way_of_all_messages_where_nobody_wants_it_here(
+    web_socket: GuardedWebSocket, autobahn: Autobahn
+) -> None:
+    """Before the welcome, after a good-bye, and when there are too many: that is judged there."""
+    web_socket.dataReceived(HEARTBEAT)
+    web_socket.answer_heartbeats(lambda: False)
+    web_socket.dataReceived(HEARTBEAT)
+    assert autobahn.came == [HEARTBEAT] * 2
+    assert web_socket.transport.written == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEARTBEAT[:-1],
+        HEARTBEAT + b"\x81",
+        HEARTBEAT * 2,
+        b"\x82" + HEARTBEAT[1:],
+        b"\x01" + HEARTBEAT[1:],
+        HEARTBEAT[:-1] + b"?",
+        HEARTBEAT[:2] + b"\x00" + HEARTBEAT[3:],
+    ],
+    ids=["part", "and more", "two", "binary", "fragment", "other text", "other mask"],
+)
+def test_only_a_whole_heartbeat_alone_is_answered_where_it_comes(
+    web_socket: GuardedWebSocket, autobahn: Autobahn, data: bytes
+) -> None:
+    web_socket.answer_heartbeats(lambda: True)
+    web_socket.dataReceived(data)
+    assert (autobahn.came, web_socket.transport.written) == ([data], [])
+
+
+def test_a_heartbeat_does_not_overtake_what_its_peer_said_before(
+    web_socket: GuardedWebSocket, autobahn: Autobahn
+) -> None:
+    """These 26 bytes may be the end of a longer frame, or wait behind what is not read just now."""
+    web_socket.answer_heartbeats(lambda: True)
+    web_socket.data = b"\x82"
+    web_socket.dataReceived(HEARTBEAT)
+    web_socket.data, web_socket.current_frame = b"", object()
+    web_socket.dataReceived(HEARTBEAT)
+    web_socket.current_frame = None
+    web_socket.pauseProducing()
+    web_socket.dataReceived(HEARTBEAT)
+    web_socket.resumeProducing()
+    web_socket.state = web_socket.STATE_CLOSING
+    web_socket.dataReceived(HEARTBEAT)
+    assert (autobahn.came, web_socket.transport.written) == ([HEARTBEAT] * 4, [])
