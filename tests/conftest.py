@@ -1,6 +1,7 @@
 """What all tests share: a data directory of their own, and a client with its token."""
 
 import gc
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,10 @@ from transfers.throttle import Allowances
 
 hypothesis.settings.register_profile("silentmode", deadline=None)  # no test judges speed
 hypothesis.settings.load_profile("silentmode")
+
+
+# A shell starts what is behind an `&` with Ctrl-C ignored, and Python leaves it so in all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
