@@ -78,8 +78,7 @@ class Rows:
 class Attendant:
     """The transfers of one connection.
 
-    `reply` sends to its agent, `close` ends the connection, `channel_name` is where its doorbell rings;
-    `renewable`: the agent can keep a new token.
+    `reply` sends to its agent, `close` ends the connection; `renewable`: the agent can keep a new token.
     """
 
     def __init__(
@@ -90,19 +89,16 @@ class Attendant:
         reply: Say,
         close: Close,
         *,
-        channel_name: str,
         renewable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.epoch = epoch
         self._session = session
-        self._channel_name = channel_name
         self._clock = clock
         self._pulse = Pulse(clock)
         self._noted = 0.0
         """The last sign of life that the lease counts from."""
-        self._joined: float | None = None
         self._next_event: float | None = None
         self._reply = reply
         self._close = close
@@ -121,6 +117,11 @@ class Attendant:
     def sign_of_life(self, *, chunk: bool = False) -> None:
         """Something came from the agent; the next look, or the next roll call, renews its lease."""
         self._pulse.beat(chunk=chunk)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the agent should have been heard by now."""
+        return self._pulse.silence >= LEASE.total_seconds()
 
     @property
     def unnoted(self) -> float | None:
@@ -154,6 +155,7 @@ class Attendant:
     async def leave(self) -> None:
         """The connection is gone: give up the lease, and keep what has arrived."""
         self._looking.cancel()
+        dispatch.here.leave(self.client.pk, self.ring)
         self._roll_call.leave(self)
         self._seat.leave()
         self._leave_intakes(LinkLost())
@@ -161,7 +163,6 @@ class Attendant:
             # A stopping server leaves idle leases to end by themselves: thousands of them would hold up
             # those who have bytes to keep, in the one thread of the database.
             await self._let_go()
-            await dispatch.leave(self.client.pk, self._channel_name)
         if self._working:
             # Those that take longer, or a cancellation of this wait, stay at work.
             await asyncio.wait(self._working, timeout=LEAVE_SECONDS)
@@ -169,35 +170,27 @@ class Attendant:
     async def _run(self) -> None:
         # An older connection of this client is to see that it is old.
         await dispatch.ring(self.client.pk)
-        await self._join()
-        self._roll_call.enter(self)  # it looks whether there is something to do already
+        dispatch.here.enter(self.client.pk, self.ring)
+        await self._roll_call.enter(self)  # it looks whether there is something to do already
         while True:
-            rung = await self._rest()
+            await self._rest()
             if self._session.link is Link.CLOSED:
                 return  # it was said good-bye to meanwhile
-            if self._pulse.silence >= LEASE.total_seconds():
+            if self.is_silent:
                 await self._give_up()
                 return
             try:
-                await self._join()
-                if rung:
-                    await self._look()
+                await self._look()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
                 self._next_event = float(HEARTBEAT)
 
-    async def _rest(self) -> bool:
-        """Until there is a reason to look, or (False) the agent should have been heard."""
-        silence_ends = LEASE.total_seconds() - self._pulse.silence
-        next_event = float("inf") if self._next_event is None else self._next_event
-        try:
-            async with asyncio.timeout(max(0.0, min(silence_ends, next_event))):
+    async def _rest(self) -> None:
+        """Until there is a reason to look; the roll call rings, too, for an agent that is silent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._next_event):
                 await self._bell.wait()
-        except TimeoutError:
-            return next_event <= silence_ends
-        finally:
-            self._bell.clear()
-        return True
+        self._bell.clear()
 
     async def _give_up(self) -> None:
         """The link is a black hole: neither side would ever hear of its end."""
@@ -206,13 +199,6 @@ class Attendant:
         detail = f"nothing heard for {seconds:.0f} s"
         await self._close(CloseCode.POLICY_VIOLATION, Abort(None, "timed_out", detail))
         self._leave_intakes(LinkLost())
-
-    async def _join(self) -> None:
-        """Again now and then: membership of a group ends by itself."""
-        now = self._clock()
-        if self._joined is None or now - self._joined >= HEARTBEAT:
-            await dispatch.join(self.client.pk, self._channel_name)
-            self._joined = now
 
     async def _look(self) -> None:
         """Do what the rows say: leave what is not ours, ask for what waits, go when not wanted."""

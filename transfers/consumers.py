@@ -1,4 +1,4 @@
-"""AgentConsumer: authenticate, join the group, pass messages on, leave.
+"""AgentConsumer: authenticate, greet, pass messages on, leave.
 
 Channels runs one handler at a time for each socket, so handlers only enqueue and return: transfers
 arrive in tasks of their own (`intake`), and so does the looking at rows (`attendant`).
@@ -12,7 +12,6 @@ from uuid import UUID
 
 from autobahn.exception import Disconnected
 from channels.consumer import AsyncConsumer, get_handler_name
-from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.conf import settings
 from django.utils import timezone
@@ -36,15 +35,16 @@ from agent.wire.messages import (
 from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Link, Side
 
-from . import dispatch, lifecycle
+from . import lifecycle
 from .allowance import Allowance
 from .attendant import Attendant
 from .auth import AgentRefused
 from .dialogue import Outgoing
-from .handshakes import handshakes
-from .models import HEARTBEAT, Client, ClientConflict
+from .handshakes import Handshake, handshakes
+from .models import HEARTBEAT, Arrived, Client, ClientConflict
 from .peer import address_of
 from .sockets import GuardedWebSocket
+from .together import Together
 
 HELLO_SECONDS = 10.0
 """How long a connection may stay silent before its `hello`."""
@@ -55,6 +55,9 @@ HEARTBEATS_A_SECOND = 1.0
 and a link that stalls delivers several at once."""
 
 log = logging.getLogger(__name__)
+
+_admit = Together[Handshake, Client](handshakes.admit_all)
+_welcome = Together[Arrived, Client](Client.all_came_online)
 
 
 class AgentConsumer(AsyncConsumer):
@@ -82,19 +85,15 @@ class AgentConsumer(AsyncConsumer):
                 await self._leave()
 
     async def _listen(self, receive: Any) -> None:
-        """To the socket and to the doorbell.
+        """To the socket.
 
         Not by Channels' `__call__`: that makes a task for each message, and has the database's connections
         looked after in their thread for each that is no `websocket.receive`. `database_sync_to_async` does so
-        where the database is asked.
+        where the database is asked. And nothing comes over the channel layer for one connection (`dispatch`).
         """
-        self.channel_name = await dispatch.new_channel()
-        async with asyncio.TaskGroup() as group:
-            bells = group.create_task(dispatch.listen(self.channel_name, self._ring))
-            with contextlib.suppress(StopConsumer):
-                while True:
-                    await self.dispatch(await receive())
-            bells.cancel()
+        with contextlib.suppress(StopConsumer):
+            while True:
+                await self.dispatch(await receive())
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         if message["type"] != "websocket.receive":
@@ -116,7 +115,7 @@ class AgentConsumer(AsyncConsumer):
         host = address_of(self.scope) or ""
         try:
             handshakes.check(host, headers)
-            self.client = await database_sync_to_async(handshakes.admit)(host, client_id, headers)
+            self.client = await _admit(Handshake(host, client_id, headers))
         except AgentRefused as refused:
             level = logging.DEBUG if refused.retry_after else logging.WARNING  # a flood of them
             log.log(level, "Refused an agent for %s: %s", shown(client_id), shown(refused.detail))
@@ -132,11 +131,6 @@ class AgentConsumer(AsyncConsumer):
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         raise StopConsumer
-
-    def _ring(self) -> None:
-        """The doorbell rang: something about this client's rows is new."""
-        if self.attendant is not None:
-            self.attendant.ring()
 
     async def _receive(self, data: str | bytes) -> None:
         message = self.session.receive(data)
@@ -205,11 +199,14 @@ class AgentConsumer(AsyncConsumer):
         if self.impatience is not None:
             self.impatience.cancel()
         try:
-            epoch = await database_sync_to_async(self.client.came_online)(
-                platform=hello.platform,
-                hostname=hello.hostname,
-                agent_version=hello.agent_version,
-                renewable=hello.renewable,
+            self.client = await _welcome(
+                Arrived(
+                    self.client,
+                    hello.platform,
+                    hello.hostname,
+                    hello.agent_version,
+                    hello.renewable,
+                )
             )
         except ClientConflict as conflict:
             await self._close(CloseCode.REVOKED, Abort(None, "revoked", conflict.detail))
@@ -219,11 +216,10 @@ class AgentConsumer(AsyncConsumer):
         await self._say(Welcome(self.client.pk, HEARTBEAT, settings.MAX_CHUNK, now))
         self.attendant = Attendant(
             self.client,
-            epoch,
+            self.client.epoch,
             self.session,
             self._reply,
             self._close,
-            channel_name=self.channel_name,
             renewable=hello.renewable,
         )
         if isinstance(socket := self.scope.get("socket"), GuardedWebSocket):

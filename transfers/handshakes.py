@@ -8,9 +8,10 @@ and no flood of guesses, of whatever ids and tokens, costs more than that.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from .auth import AgentRefused, authenticate_agent, known_digests, token_digest
+from .auth import AgentRefused, authenticate_agents, known_digests, token_digest
 from .models import Client
 from .throttle import Failures
 
@@ -32,14 +33,28 @@ class Handshakes:
 
     def admit(self, host: str, client_id: str, headers: Mapping[str, str]) -> Client:
         """As `authenticate_agent`, unless this address has failed too often. Raises AgentRefused."""
-        if self._failures.pause(host):
-            self._read_known()
-            self.check(host, headers)
-        try:
-            return authenticate_agent(client_id, headers)
-        except AgentRefused:
-            self._failures.add(host)
-            raise
+        [answer] = self.admit_all([Handshake(host, client_id, headers)])
+        if isinstance(answer, AgentRefused):
+            raise answer
+        return answer
+
+    def admit_all(self, asked: "Sequence[Handshake]") -> list[Client | AgentRefused]:
+        """As `admit`, for many at once, in their order."""
+        answers: dict[int, Client | AgentRefused] = {}
+        for number, each in enumerate(asked):
+            if self._failures.pause(each.host):
+                self._read_known()
+                try:
+                    self.check(each.host, each.headers)
+                except AgentRefused as refused:
+                    answers[number] = refused
+        judged = [number for number in range(len(asked)) if number not in answers]
+        shown = [(asked[number].client_id, asked[number].headers) for number in judged]
+        for number, answer in zip(judged, authenticate_agents(shown), strict=True):
+            answers[number] = answer
+            if isinstance(answer, AgentRefused):
+                self._failures.add(asked[number].host)
+        return [answers[number] for number in range(len(asked))]
 
     def check(self, host: str, headers: Mapping[str, str]) -> None:
         """Refuse from memory what can be refused from memory. Raises AgentRefused."""
@@ -60,6 +75,15 @@ class Handshakes:
         if not self._is_fresh:
             self._known = known_digests()
             self._known_at = self._clock()
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """Whence somebody asks to come in, as whom, and with which headers (lower-case names)."""
+
+    host: str
+    client_id: str
+    headers: Mapping[str, str]
 
 
 handshakes = Handshakes()

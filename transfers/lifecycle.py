@@ -10,6 +10,7 @@ are refused meanwhile, and the process ends should a disk or a database hang.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -40,6 +41,9 @@ nothing else tells it what a management command has done: revoked a client, say.
 
 RING_AGAIN = timedelta(seconds=3 * RING_SECONDS)
 """A ring costs one look, so each is heard about three times, and a round that failed loses none."""
+
+GARBAGE = 20_000, 20, 50
+"""New objects before the youngest generation is looked at, and how often that before each older one."""
 
 log = logging.getLogger(__name__)
 
@@ -84,21 +88,30 @@ def install() -> None:
 
 
 def _start() -> None:
+    # A look for cycles stops everything: 0.47 s beside 5,000 agents, whose connections came in 9 s of which
+    # 1.8 were such looks. What the start has made is never looked at again, and the rest less often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     tend = database_sync_to_async(recovery.tend)
-    for what, seconds in ((tend, TEND_SECONDS), (_ring_late, RING_SECONDS)):
-        _tasks.add(asyncio.get_event_loop().create_task(_for_ever(what, seconds)))
+    for what, do, seconds in (
+        ("look after the rows", tend, TEND_SECONDS),
+        ("ring for who was not heard", _ring_late, RING_SECONDS),
+        ("hear whom other processes ring for", dispatch.listen, RING_SECONDS),
+    ):
+        _tasks.add(asyncio.get_event_loop().create_task(_for_ever(what, do, seconds)))
 
 
 _tasks: set["asyncio.Task[None]"] = set()
 """An event loop holds no tasks itself."""
 
 
-async def _for_ever(what: Callable[[], Awaitable[object]], seconds: float) -> None:
+async def _for_ever(what: str, do: Callable[[], Awaitable[object]], seconds: float) -> None:
     while not is_stopping():
         try:
-            await what()
-        except Exception:  # say, the database restarts: the next round does it
-            log.exception("could not look after the rows")
+            await do()
+        except Exception:  # say, the database or Redis restarts: the next round does it
+            log.exception("could not %s", what)
         await asyncio.sleep(seconds)
 
 

@@ -18,15 +18,13 @@ from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from .models import HEARTBEAT, Client, Standing, Transfer
+from .together import MOST, Together
 
 CALL_SECONDS = 5.0
-"""Between two calls: a lease is renewed so late at the most, which is a third of a heartbeat."""
+"""Between two calls: a lease is renewed, and a silent agent given up, so late at the most."""
 
-LOOK_SECONDS = float(HEARTBEAT)
-"""Between two looks for rings that were lost."""
-
-ASKED_AT_ONCE = 500
-"""Clients in one query."""
+LOOK_SECONDS = 2.0 * HEARTBEAT
+"""Between two looks for rings that were lost: by Redis, as those of a process do not get lost in it."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +36,10 @@ class Present(Protocol):
     epoch: int
 
     def ring(self) -> None: ...
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its agent should have been heard by now."""
 
     @property
     def unnoted(self) -> float | None:
@@ -55,32 +57,26 @@ class RollCall:
         self._present: set[Present] = set()
         self._looked_at = clock()
         self._calling: asyncio.Task[None] | None = None
-        self._newcomers: list[Present] = []
-        self._greeting: asyncio.Task[None] | None = None
+        self._is_wanted = Together[Present, bool](_each_wanted)
 
-    def enter(self, present: Present) -> None:
-        """Ring this one if there is something to do already, and call it, too, until it leaves."""
+    async def enter(self, present: Present) -> None:
+        """Call it, too, until it leaves; and ring it if there is something to do already.
+
+        After a restart thousands come, and most have nothing to do.
+        """
         self._present.add(present)
-        self._newcomers.append(present)
         if self._calling is None or self._calling.done():
             self._calling = asyncio.create_task(self._run())
-        if self._greeting is None or self._greeting.done():
-            self._greeting = asyncio.create_task(self._greet())
+        try:
+            wanted = await self._is_wanted(present)
+        except Exception:  # it looks for itself, and again where that fails, too
+            log.exception("could not look for %s", present.client)
+            wanted = True
+        if wanted:
+            present.ring()
 
     def leave(self, present: Present) -> None:
         self._present.discard(present)
-
-    async def _greet(self) -> None:
-        """Look for those who came: after a restart thousands come, and most have nothing to do."""
-        while newcomers := self._newcomers:
-            self._newcomers = []
-            try:
-                wanted = await database_sync_to_async(_wanted)(newcomers)
-            except Exception:  # they look for themselves, and again where that fails, too
-                log.exception("could not look for %d newcomers", len(newcomers))
-                wanted = newcomers
-            for each in wanted:
-                each.ring()
 
     async def _run(self) -> None:
         while self._present:
@@ -91,8 +87,11 @@ class RollCall:
                 log.exception("could not look after the connections")
 
     async def call(self) -> None:
-        """Note who was heard; ring for who has something to do, if it is time for that."""
+        """Note who was heard; ring for who has something to do, or somebody to give up."""
         now, present = self._clock(), list(self._present)
+        for each in present:
+            if each.is_silent:
+                each.ring()
         heard = [(each, at) for each in present if (at := each.unnoted) is not None]
         if heard:
             wall = timezone.now()
@@ -113,8 +112,8 @@ def _wanted(present: Sequence[Present]) -> list[Present]:
     """Whose rows say that there may be something to do: a transfer, or a change of the client itself."""
     standing: dict[str, Standing] = {}
     busy: set[str] = set()
-    for first in range(0, len(present), ASKED_AT_ONCE):
-        pks = [each.client.pk for each in present[first : first + ASKED_AT_ONCE]]
+    for first in range(0, len(present), MOST):
+        pks = [each.client.pk for each in present[first : first + MOST]]
         standing |= Client.standing(pks)
         busy |= Transfer.objects.live_clients(pks)
     return [
@@ -123,6 +122,11 @@ def _wanted(present: Sequence[Present]) -> list[Present]:
         if each.client.pk in busy
         or standing.get(each.client.pk) != Standing(each.epoch, each.client.token_sha256)
     ]
+
+
+def _each_wanted(present: Sequence[Present]) -> list[bool]:
+    wanted = set(map(id, _wanted(present)))
+    return [id(each) in wanted for each in present]
 
 
 @cache

@@ -6,7 +6,6 @@ message, and answers pings, without one. Here a peer is read from only as fast a
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from agent.wire.codec import encode
@@ -34,12 +34,19 @@ PINGS_AT_ONCE = 10
 PINGS_A_SECOND = 1.0
 """Pings and pongs of the peer. Nobody needs more, and each ping asks for an answer."""
 
+HANDSHAKE_SECONDS = 20.0
+"""For the application to let a peer in: as long as an agent waits. With daphne's 5 s, a server that needed
+longer for all that came at once after a restart refused most, and began anew with each of them."""
+
 LINGER_SECONDS = 5.0
 """For a close frame to leave, when the peer is being refused."""
 
 
 PROTOCOL_ERROR, POLICY_VIOLATION = 1002, 1008
 """RFC 6455, section 7.4.1: no application's codes, so these are sent as they are."""
+
+ANSWER_SECONDS = 0.1
+"""For the answer to a heartbeat, which its peer expects within seconds."""
 
 HEARTBEAT = str(encode(Heartbeat())).encode()
 
@@ -78,6 +85,7 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
             setattr(self, name, getattr(self.factory, name))
         # `onFrameBegin` has a masker of ours; making theirs took a tenth of a heartbeat.
         self.applyMask = False
+        self.openHandshakeTimeout = 0  # `check_timeouts` does that, with no timer for each
         super().connectionMade()
         socket = self.transport
         while (
@@ -95,13 +103,17 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self.factory.server_class.http_factory.visitors.leave(self.transport)
         super().connectionLost(*reason)
 
+    def check_timeouts(self) -> None:
+        """Daphne asks now and then. No pings, as agents say heartbeats, and no end after a day."""
+        if self.state == self.STATE_CONNECTING and self.duration() > HANDSHAKE_SECONDS:
+            self.serverReject()
+
     def dataReceived(self, data: bytes) -> None:
         if hasattr(self, "handshake_deferred"):
             # RFC 6455, section 4.1: the client waits for our answer. Autobahn would collect this unbounded.
             self.transport.abortConnection()
         elif self._beat and self._is_heartbeat(data) and self._beat():
-            self.last_ping = time.time()  # daphne's: when it heard the peer last, or pinged it
-            self.transport.write(HEARTBEAT_FRAME)
+            answers.owe(self)
         else:
             # Not autobahn's `dataReceived`, which puts together a line for a debug log first, read or not.
             self._dataReceived(data)
@@ -113,6 +125,10 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         all that an idle agent costs.
         """
         self._beat = beat
+
+    def answer_heartbeat(self) -> None:
+        if self.state == self.STATE_OPEN:
+            _write_now(self.transport, HEARTBEAT_FRAME)
 
     def _is_heartbeat(self, data: bytes) -> bool:
         """Whether it is that, alone and whole, and nothing before it still has to be read."""
@@ -214,6 +230,41 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self._paused = False
         self.transport.resumeProducing()
         self.consumeData()
+
+
+def _write_now(transport: Any, data: bytes) -> None:
+    """As `transport.write`, without a round of the event loop and two calls of epoll, where nothing waits."""
+    if isinstance(transport, Connection) and not (
+        transport.TLS or transport.dataBuffer or transport._tempDataBuffer
+    ):
+        sent = transport.writeSomeData(data)
+        data = (
+            data[sent:] if isinstance(sent, int) else data
+        )  # an error comes again, where it is dealt with
+    transport.write(data)
+
+
+class Answers:
+    """Heartbeats that are to be answered, together: thousands of agents beat at any moment, and to wake up
+    for each of them once more costs as much as the answer."""
+
+    def __init__(self) -> None:
+        self._owed: list[GuardedWebSocket] = []
+
+    def owe(self, socket: GuardedWebSocket) -> None:
+        """Answer it within `ANSWER_SECONDS`."""
+        if not self._owed:
+            socket.factory.reactor.callLater(ANSWER_SECONDS, self._pay)
+        self._owed.append(socket)
+
+    def _pay(self) -> None:
+        owed, self._owed = self._owed, []
+        for socket in owed:
+            socket.answer_heartbeat()
+
+
+answers = Answers()
+"""Those of this process."""
 
 
 def at_its_pace(application: Application) -> Application:

@@ -57,39 +57,47 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
+class Redis:
+    """One of our own, which can be stopped and started again."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        ping = [program("redis-cli"), "-p", str(self.port), "ping"]
+        eventually(
+            "a running Redis",
+            lambda: b"PONG" in subprocess.run(ping, check=False, capture_output=True).stdout,
+        )
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
 @pytest.fixture(scope="module")
-def redis() -> Iterator[str]:
-    """The URL of a Redis of our own."""
-    binary, port = program("redis-server"), free_port()
-    command = [
-        binary,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    ping = [program("redis-cli"), "-p", str(port), "ping"]
-    eventually(
-        "a running Redis",
-        lambda: b"PONG" in subprocess.run(ping, check=False, capture_output=True).stdout,
-    )
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.wait()
+def redis() -> Iterator[Redis]:
+    redis = Redis()
+    redis.start()
+    yield redis
+    redis.stop()
+
+
+def two_workers(folder: Path, postgres: str, redis: Redis) -> tuple[Server, Server]:
+    environment = {"DATABASE_URL": postgres, "REDIS_URL": redis.url, "SILENTMODE_WORKERS": "2"}
+    one = Server(folder / "server", **environment)
+    one.start()
+    return one, one.beside()
 
 
 @pytest.fixture
-def workers(tmp_path: Path, postgres: str, redis: str) -> Iterator[tuple[Server, Server]]:
+def workers(tmp_path: Path, postgres: str, redis: Redis) -> Iterator[tuple[Server, Server]]:
     """Two processes that share the database, the layer and the data directory."""
-    environment = {"DATABASE_URL": postgres, "REDIS_URL": redis, "SILENTMODE_WORKERS": "2"}
-    one = Server(tmp_path / "server", **environment)
-    one.start()
-    other = one.beside()
+    one, other = two_workers(tmp_path, postgres, redis)
     yield one, other
     ends = [server.program.terminate() for server in (one, other)]
     assert ends == [0, 0]
@@ -135,6 +143,39 @@ def test_an_idle_agent_stays_connected_over_redis(
     agent.wait_for("registered")
     eventually("a lease renewed by a heartbeat, after 15 s", lambda: _seen_for(one, "idle") > 10)
     assert agent.output.count("connected to") == 1
+
+
+def test_an_outage_of_redis_takes_no_agent_away_and_loses_no_request(
+    postgres: str, redis: Redis, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    one, other = two_workers(tmp_path, postgres, redis)
+    source = make_file(tmp_path / "data.bin", MIB)
+    token = one.manage("add_client", "outage", "--token")
+    agent = start_agent("outage", token, one.port, file=source)
+    agent.wait_for("registered")
+    redis.stop()
+    try:
+        one.wait_landed(one.ask("outage"), source, seconds=10)
+        other.wait_landed(other.ask("outage"), source)
+    finally:
+        redis.start()
+    eventually(
+        "a ring over Redis, which both have found again",
+        lambda: _lands_soon(other, source),
+    )
+    assert agent.output.count("connected to") == 1
+    assert [server.program.terminate() for server in (one, other)] == [0, 0]
+
+
+def _lands_soon(server: Server, source: Path) -> bool:
+    """Long before the roll call would find it."""
+    asked = server.ask("outage", duplicate=True)
+    try:
+        server.wait_landed(asked, source, seconds=5)
+    except AssertionError:
+        server.wait_landed(asked, source)
+        return False
+    return True
 
 
 def test_all_workers_write_one_audit_log_without_a_branch(workers: tuple[Server, Server]) -> None:

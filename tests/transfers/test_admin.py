@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agent.wire.errors import ERRORS
+from tests.online import came_online
 from transfers.access import join_group
 from transfers.models import Client, Status, Transfer
 
@@ -109,7 +110,7 @@ def test_marks_that_turn_text_round_are_shown_as_what_they_are(
     browser: Browser, make: Make
 ) -> None:
     transfer = make("failed", name="a", error_code="internal", error_detail=HOSTILE)
-    transfer.client.came_online(platform="", hostname=HOSTILE, agent_version="")
+    came_online(transfer.client, platform="", hostname=HOSTILE, agent_version="")
     for url in (TRANSFERS, CLIENTS):
         said = page(browser.get(url))
         assert r"\u202egpj.exe" in said
@@ -126,7 +127,8 @@ def test_so_are_they_wherever_an_agent_can_put_them(
         Transfer.objects.update(name=HOSTILE)
     else:
         said = dict.fromkeys(("platform", "hostname", "agent_version"), "") | {field: HOSTILE}
-        transfer.client.came_online(
+        came_online(
+            transfer.client,
             platform=said["platform"],
             hostname=said["hostname"],
             agent_version=said["agent_version"],
@@ -189,7 +191,7 @@ def test_an_error_is_shown_with_whether_a_retry_can_help(
 
 def test_presence_is_shown(browser: Browser, client1: Client) -> None:
     assert 'alt="False"' in page(browser.get(CLIENTS))
-    client1.came_online(platform="Linux", hostname="till", agent_version="1")
+    came_online(client1, platform="Linux", hostname="till", agent_version="1")
     assert 'alt="True"' in page(browser.get(CLIENTS))
 
 

@@ -18,6 +18,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
 from agent.wire.errors import ERRORS
+from tests.online import came_online
 from transfers.access import join_group
 from transfers.models import FINAL, AuditRecord, Client, Label, Scope, Status, Transfer
 
@@ -49,7 +50,7 @@ def make(client1: Client) -> Make:
 
 
 def come_online(client: Client) -> None:
-    client.came_online(platform="Linux", hostname="till", agent_version="1")
+    came_online(client, platform="Linux", hostname="till", agent_version="1")
 
 
 def assert_refused(response: Any, status: int, code: str, *words: str) -> None:

@@ -28,6 +28,7 @@ from agent.wire.messages import (
 )
 from agent.wire.session import Session
 from agent.wire.state import OVER, Side
+from tests.online import came_online
 from transfers import attendant as attendant_module
 from transfers import rollcall, turns
 from transfers.attendant import Attendant
@@ -61,8 +62,8 @@ class Connection:
         self.agent.receive(self.session.send(Welcome(client.pk, HEARTBEAT, MAX_CHUNK, "now")))
 
     async def open(self) -> None:
-        epoch = await sync_to_async(self.client.came_online)(
-            platform="test", hostname="test", agent_version="1"
+        epoch = await sync_to_async(came_online)(
+            self.client, platform="test", hostname="test", agent_version="1"
         )
         self.attendant = Attendant(
             self.client,
@@ -70,7 +71,6 @@ class Connection:
             self.session,
             self._reply,
             self._close,
-            channel_name="specific.test!attendant",
             renewable=self.renewable,
         )
 
@@ -334,6 +334,7 @@ async def test_a_connection_that_is_not_heard_any_more_is_closed(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A black hole tells nobody of its end; what was under way waits for the next connection."""
+    monkeypatch.setattr(rollcall, "CALL_SECONDS", 0.01)
     monkeypatch.setattr(attendant_module, "LEASE", timedelta(seconds=0.3))
     transfer = await wanted(connection.client)
     await connection.open()
@@ -378,7 +379,7 @@ async def test_a_newer_connection_ends_the_older(connection: Connection) -> None
     await connection.open()
     await connection.look()
     newer = await Client.objects.aget(pk=connection.client.pk)
-    await sync_to_async(newer.came_online)(platform="", hostname="", agent_version="")
+    await sync_to_async(came_online)(newer, platform="", hostname="", agent_version="")
     transfer = await wanted(connection.client)
     connection.attendant.ring()
     assert await connection.end() == (
@@ -427,7 +428,7 @@ async def test_who_leaves_is_offline_at_once(connection: Connection) -> None:
 async def test_the_older_connection_leaves_the_lease_to_the_newer(connection: Connection) -> None:
     await connection.open()
     newer = await Client.objects.aget(pk=connection.client.pk)
-    await sync_to_async(newer.came_online)(platform="", hostname="", agent_version="")
+    await sync_to_async(came_online)(newer, platform="", hostname="", agent_version="")
     await connection.attendant.leave()
     assert await lease(connection.client) > timezone.now()
 

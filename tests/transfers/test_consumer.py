@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import pytest
 from asgiref.sync import sync_to_async
 from autobahn.exception import Disconnected
-from channels.layers import InMemoryChannelLayer, channel_layers
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.urls import path
@@ -124,16 +123,6 @@ class Line:
         await self.say(Heartbeat())
         event = await self.next()
         assert decode(event["text"]) == Heartbeat()
-
-
-@pytest.fixture(autouse=True)
-def layer() -> Iterator[InMemoryChannelLayer]:
-    """A channel layer of this test's own."""
-    layer = InMemoryChannelLayer()
-    before = channel_layers.backends
-    channel_layers.backends = {"default": layer}
-    yield layer
-    channel_layers.backends = before
 
 
 @asynccontextmanager
@@ -341,13 +330,11 @@ async def test_who_disconnects_is_offline_at_once(client1: Client, token: str) -
     assert not (await row(client1)).online
 
 
-async def test_who_disconnects_hears_the_doorbell_no_more(
-    client1: Client, token: str, layer: InMemoryChannelLayer
-) -> None:
+async def test_who_disconnects_hears_the_doorbell_no_more(client1: Client, token: str) -> None:
     async with connected(token), asyncio.timeout(PATIENCE):
-        while "agent.client1" not in layer.groups:
+        while "client1" not in dispatch.here._rings:
             await asyncio.sleep(0)
-    assert layer.groups == {}
+    assert "client1" not in dispatch.here._rings
 
 
 # The doorbell ------------------------------------------------------------------------------------
@@ -366,22 +353,11 @@ async def test_what_was_asked_for_while_the_client_was_away_waits_for_it(
         assert await line.hear(Request) == Request(transfer.pk, "/a", None)
 
 
-async def test_a_ring_that_was_lost_is_made_good_at_the_next_heartbeat(
+async def test_a_ring_that_was_lost_is_made_good_at_the_next_look(
     line: Line, client1: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rollcall, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(dispatch, "ring_from_sync", lambda client_id: None)
-    transfer = await ask(client1)
-    await line.say(Heartbeat())
-    assert (await line.hear(Request)).transfer == transfer.pk
-
-
-async def test_a_heartbeat_joins_the_group_again(
-    line: Line, client1: Client, layer: InMemoryChannelLayer
-) -> None:
-    await line.silent()
-    layer.groups.clear()  # as an unread message of 60 s does
-    await line.silent()
-    await line.silent()  # one handler at a time: the heartbeat before is dealt with
     transfer = await ask(client1)
     assert (await line.hear(Request)).transfer == transfer.pk
 

@@ -2,120 +2,208 @@
 
 import asyncio
 import logging
-import uuid
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from asgiref.sync import sync_to_async
+from channels.layers import InMemoryChannelLayer, channel_layers
 from pytest_django import Settings
 
 from transfers import dispatch
+from transfers.dispatch import Doorbells, here
+
+PATIENCE = 20.0
+
+
+class Bell:
+    """A connection: how often it was rung for, and in which thread."""
+
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
+        self.rings = 0
+        self.thread: int | None = None
+
+    def ring(self) -> None:
+        self.rings += 1
+        self.thread = threading.get_ident()
+        self.rung.set()
+
+    async def heard(self) -> bool:
+        """Whether it is rung for soon: what was rung before is heard after one round of the event loop."""
+        await asyncio.sleep(0)
+        return self.rung.is_set()
+
+
+@asynccontextmanager
+async def connection(client_id: str = "till") -> AsyncIterator[Bell]:
+    bell = Bell()
+    here.enter(client_id, bell.ring)
+    try:
+        yield bell
+    finally:
+        here.leave(client_id, bell.ring)
+
+
+async def test_a_ring_reaches_all_connections_of_its_client_and_no_other() -> None:
+    async with connection() as one, connection() as two, connection("till-2") as other:
+        await dispatch.ring("till")
+        assert [await each.heard() for each in (one, two, other)] == [True, True, False]
+
+
+async def test_entering_again_does_not_ring_twice() -> None:
+    async with connection() as bell:
+        here.enter("till", bell.ring)
+        await dispatch.ring("till")
+        assert await bell.heard()
+        assert bell.rings == 1
+
+
+async def test_who_left_hears_nothing_and_leaves_nothing_behind() -> None:
+    bells, bell = Doorbells(), Bell()
+    bells.enter("till", bell.ring)
+    bells.leave("till", bell.ring)
+    bells.leave("till", bell.ring)
+    bells.ring("till")
+    assert not await bell.heard()
+    assert not bells._rings
+
+
+async def test_who_is_rung_for_from_a_thread_hears_it_in_its_own() -> None:
+    async with connection() as bell:
+        await sync_to_async(dispatch.ring_from_sync, thread_sensitive=False)("till")
+        async with asyncio.timeout(PATIENCE):
+            await bell.rung.wait()
+        assert bell.thread == threading.get_ident()
+
+
+def test_ringing_for_nobody_is_no_error() -> None:
+    dispatch.ring_from_sync("nobody")
+
+
+def test_a_connection_whose_event_loop_has_ended_is_nobody() -> None:
+    bells, bell = Doorbells(), Bell()
+
+    async def enter() -> None:
+        bells.enter("till", bell.ring)
+
+    asyncio.run(enter())
+    bells.ring("till")
+    assert bell.rings == 0
+
+
+# Several processes -------------------------------------------------------------------------------
+
+
+class Shared(InMemoryChannelLayer):
+    """Stands for Redis: two that listen to it are two processes."""
 
 
 @pytest.fixture
-def client_id() -> str:
-    """The layer outlives a test, so each has a client of its own."""
-    return f"till-{uuid.uuid4()}"
+def layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    monkeypatch.setattr(dispatch, "InMemoryChannelLayer", type(None))
+    layer = Shared()
+    before = channel_layers.backends
+    channel_layers.backends = {"default": layer}
+    yield layer
+    channel_layers.backends = before
 
 
-join, leave = async_to_sync(dispatch.join), async_to_sync(dispatch.leave)
+@asynccontextmanager
+async def listening(layer: Shared) -> AsyncIterator[None]:
+    task = asyncio.create_task(dispatch.listen())
+    async with asyncio.timeout(PATIENCE):
+        while dispatch.SERVERS not in layer.groups:
+            await asyncio.sleep(0)
+    yield
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
-async def heard(channel: str) -> bool:
-    layer = get_channel_layer()
-    assert layer is not None
-    try:
-        async with asyncio.timeout(0.05):
-            return bool(await layer.receive(channel) == dispatch.RING)
-    except TimeoutError:
-        return False
+async def test_what_another_process_rings_for_is_rung_for_here(layer: Shared) -> None:
+    async with listening(layer), connection() as mine, connection("till-2") as other:
+        ring = {"type": "ring", "client": "till", "from": "another process"}
+        await layer.group_send(dispatch.SERVERS, ring)
+        async with asyncio.timeout(PATIENCE):
+            await mine.rung.wait()
+        assert not await other.heard()
 
 
-async def connection(client_id: str) -> str:
-    layer = get_channel_layer()
-    assert layer is not None
+async def test_the_other_processes_are_told_and_this_one_rings_once(layer: Shared) -> None:
     channel = await layer.new_channel()
-    await dispatch.join(client_id, channel)
-    return channel
+    await layer.group_add(dispatch.SERVERS, channel)
+    async with listening(layer), connection() as bell:
+        await dispatch.ring("till")
+        assert await bell.heard()
+        told = await layer.receive(channel)
+        assert told["client"] == "till"
+        # Its own channel has the same, and is read before that of somebody else's ring.
+        await layer.group_send(dispatch.SERVERS, {**told, "from": "another process"})
+        bell.rung.clear()
+        async with asyncio.timeout(PATIENCE):
+            await bell.rung.wait()
+        assert bell.rings == 2
 
 
-async def test_a_ring_reaches_all_connections_of_its_client_and_no_other(client_id: str) -> None:
-    mine = [await connection(client_id) for _ in range(2)]
-    other = await connection(f"{client_id}-2")
-    await dispatch.ring(client_id)
-    assert [await heard(channel) for channel in mine] == [True, True]
-    assert not await heard(other)
-
-
-async def test_joining_again_does_not_ring_twice(client_id: str) -> None:
-    channel = await connection(client_id)
-    await dispatch.join(client_id, channel)
-    await dispatch.ring(client_id)
-    assert await heard(channel)
-    assert not await heard(channel)
-
-
-async def test_who_left_hears_nothing(client_id: str) -> None:
-    channel = await connection(client_id)
-    await dispatch.leave(client_id, channel)
-    await dispatch.ring(client_id)
-    assert not await heard(channel)
-
-
-async def test_it_can_be_rung_from_synchronous_code(client_id: str) -> None:
-    channel = await connection(client_id)
-    await sync_to_async(dispatch.ring_from_sync)(client_id)
-    assert await heard(channel)
-
-
-def test_ringing_for_nobody_is_no_error(client_id: str) -> None:
-    dispatch.ring_from_sync(client_id)
-
-
-@pytest.mark.parametrize(
-    ("verb", "call", "said"),
-    [
-        (dispatch.ring_from_sync, "group_send", "could not ring for {}"),
-        (lambda client: join(client, "a.channel"), "group_add", "could not join the group of {}"),
-        (
-            lambda client: leave(client, "a.channel"),
-            "group_discard",
-            "could not leave the group of {}",
-        ),
-    ],
-    ids=["ring", "join", "leave"],
-)
-def test_a_layer_that_is_down_is_logged_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    client_id: str,
-    verb: Callable[[str], None],
-    call: str,
-    said: str,
+async def test_a_membership_that_has_ended_is_renewed(
+    layer: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def down(*args: object) -> None:
-        raise ConnectionError("no Redis")
+    monkeypatch.setattr(dispatch, "JOIN_SECONDS", 0.01)
+    async with listening(layer):
+        layer.groups.clear()  # as a Redis that is restarted forgets it
+        async with asyncio.timeout(PATIENCE):
+            while dispatch.SERVERS not in layer.groups:
+                await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(InMemoryChannelLayer, call, down)
+
+async def _down(*args: Any) -> None:
+    raise ConnectionError("no Redis")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     logger = logging.getLogger("transfers")
     logger.addHandler(caplog.handler)  # ours do not propagate
-    try:
-        verb(client_id)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert said.format(client_id) in caplog.text
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
-def test_without_a_layer_a_ring_is_logged_and_stops_nothing(
-    settings: Settings, client_id: str
+@pytest.mark.parametrize("how", [dispatch.ring, sync_to_async(dispatch.ring_from_sync)])
+async def test_a_layer_that_is_down_is_logged_and_this_process_rings_all_the_same(
+    layer: Shared, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture, how: Any
 ) -> None:
+    monkeypatch.setattr(Shared, "group_send", _down)
+    async with connection() as bell:
+        await how("till")
+        assert await bell.heard()
+    assert "could not ring for till" in said.text
+
+
+async def test_a_group_that_cannot_be_joined_is_tried_again(
+    layer: Shared, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "JOIN_SECONDS", 0.01)
+    with monkeypatch.context() as broken:
+        broken.setattr(Shared, "group_add", _down)
+        task = asyncio.create_task(dispatch.listen())
+        async with asyncio.timeout(PATIENCE):
+            while "could not join the group of servers" not in said.text:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE):
+        while dispatch.SERVERS not in layer.groups:
+            await asyncio.sleep(0.01)
+    task.cancel()
+
+
+async def test_without_a_layer_this_process_rings(settings: Settings) -> None:
     settings.CHANNEL_LAYERS = {}
-    dispatch.ring_from_sync(client_id)
-    join(client_id, "a.channel")
-    leave(client_id, "a.channel")
+    async with connection() as bell:
+        await dispatch.ring("till")
+        assert await bell.heard()
 
 
-@pytest.mark.parametrize("client_id", ["a", "x" * 64, "A.b-c_d", "0"])
-def test_every_client_id_makes_a_group_that_layers_take(client_id: str) -> None:
-    assert InMemoryChannelLayer().require_valid_group_name(dispatch.group_of(client_id))
+def test_the_group_of_servers_is_one_that_layers_take() -> None:
+    assert InMemoryChannelLayer().require_valid_group_name(dispatch.SERVERS)

@@ -1,5 +1,6 @@
 """Who may come in; what a whole server does about it is in `tests/hostile_agent`."""
 
+import contextlib
 import resource
 import socket
 import sys
@@ -8,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from daphne.server import Server as DaphneServer
 from pytest_django import Settings
+from twisted.internet.task import Clock
 
 from tests.end_to_end.harness import Server, eventually
-from transfers.doorkeeper import Visitors
+from transfers import doorkeeper
+from transfers.doorkeeper import CHECK_SECONDS, Visitors
 from transfers.peer import neighbourhood
 
 
@@ -29,6 +33,35 @@ class Transport:
 def two_each(settings: Settings) -> Settings:
     settings.CONNECTIONS_PER_ADDRESS = 2
     return settings
+
+
+@pytest.mark.parametrize("name", ["application_checker", "timeout_checker"])
+def test_all_connections_are_gone_through_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Daphne arranges for the next time itself, within a second or two."""
+    clock, looks = Clock(), []
+
+    def look(server: DaphneServer) -> None:
+        looks.append(clock.seconds())
+        clock.callLater(1, getattr(server, name))
+
+    look.__name__ = name
+    monkeypatch.setattr(DaphneServer, name, look)
+    monkeypatch.setattr(doorkeeper, "reactor", clock)
+    getattr(doorkeeper.Server(None, endpoints=["tcp:0"]), name)()
+    clock.pump([0.5] * int(4 * CHECK_SECONDS))
+    assert looks == [0, CHECK_SECONDS, 2 * CHECK_SECONDS]
+
+
+def test_the_system_keeps_those_who_come_while_nobody_accepts() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        doorkeeper.Server(None, endpoints=["tcp:0"]).listen_success(
+            SimpleNamespace(socket=listener)
+        )
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(listener.getsockname(), 20))
 
 
 def enter(visitors: Visitors, *hosts: str | None) -> list[bool]:

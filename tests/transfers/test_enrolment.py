@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from tests.online import came_online
 from transfers import enrolment, recovery
 from transfers.auth import AgentRefused, authenticate_agent
 from transfers.models import (
@@ -558,7 +559,7 @@ def test_a_connection_that_was_let_in_with_a_replaced_token_does_not_come_online
     waiting = Client.objects.get(pk="client1")
     enrol(code, digest("the new token"))
     with pytest.raises(ClientConflict, match="replaced"):
-        waiting.came_online(platform="", hostname="", agent_version="", renewable=True)
+        came_online(waiting, platform="", hostname="", agent_version="", renewable=True)
     assert not Client.objects.get(pk="client1").online
 
 

@@ -4,7 +4,7 @@ import pytest
 from pytest_django import DjangoAssertNumQueries
 
 from transfers.auth import AgentRefused
-from transfers.handshakes import FAILURES_AT_ONCE, SNAPSHOT_SECONDS, Handshakes
+from transfers.handshakes import FAILURES_AT_ONCE, SNAPSHOT_SECONDS, Handshake, Handshakes
 from transfers.models import Client
 
 pytestmark = pytest.mark.django_db
@@ -108,3 +108,24 @@ def test_a_subscriber_with_a_whole_network_is_one_address(time: Time) -> None:
         assert refused(door, f"2001:db8::{number:x}").status == 401
     assert refused(door, "2001:db8::ffff").status == 429
     assert refused(door, "2001:db8:0:1::1").status == 401
+
+
+def test_many_that_come_together_are_judged_each_for_itself(
+    door: Handshakes, client1: Client, token: str, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    """One look-up for all, and none for who is refused from memory."""
+    known = {"authorization": f"Bearer {token}"}
+    refused(door)
+    asked = [
+        Handshake(THERE, "client1", known),
+        Handshake(HERE, "client1", WRONG),
+        Handshake(THERE, "client2", known),
+        Handshake(HERE, "client1", known),
+        Handshake(THERE, "client1", {}),
+    ]
+    with django_assert_num_queries(1):
+        answers = door.admit_all(asked)
+    codes = [getattr(answer, "code", None) for answer in answers]
+    assert codes == [None, "too_many_failures", "wrong_id", None, "unauthorized"]
+    assert answers[0] == answers[3] == client1
+    assert answers[0] is not answers[3], "each connection has its own"

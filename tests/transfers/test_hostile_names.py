@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from agent.wire.messages import MAX_NAME
+from tests.online import came_online
 from transfers.models import Client, Event, Transfer, record
 from transfers.storage import landed_name
 
@@ -94,7 +95,7 @@ class TestPages(TestCase):
             said = name or "nothing"
             client = Client.objects.get(pk=f"till{n}")
             # Told apart, because the filters of a list show each of them once.
-            client.came_online(platform=f"{n}{said}", hostname=said, agent_version=f"{n}{said}")
+            came_online(client, platform=f"{n}{said}", hostname=said, agent_version=f"{n}{said}")
             Transfer.objects.filter(client=client).update(
                 name=name, path=said, reason=said, error_detail=said, fingerprint=said[:200]
             )

@@ -17,6 +17,7 @@ from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from agent.wire.errors import ERRORS
+from tests.online import came_online
 from transfers import dispatch, storage
 from transfers.models import (
     ACTIVE,
@@ -25,6 +26,7 @@ from transfers.models import (
     LEASE,
     MAX_SOURCE_CHANGES,
     PENDING,
+    Arrived,
     Client,
     Status,
     StatusConflict,
@@ -770,7 +772,7 @@ def test_partial_files_are_named_by_uuid_alone(make: Make, data_dir: Path) -> No
 
 
 def connect(client: Client) -> int:
-    return client.came_online(platform="Linux", hostname="till", agent_version="1")
+    return came_online(client, platform="Linux", hostname="till", agent_version="1")
 
 
 @pytest.mark.usefixtures("at_now")
@@ -786,6 +788,32 @@ def test_a_connection_is_a_lease_and_a_higher_epoch(client1: Client) -> None:
 def test_two_connections_at_once_never_share_an_epoch(client1: Client) -> None:
     copy = Client.objects.get()
     assert {connect(client1), connect(copy)} == {1, 2}
+
+
+def test_two_connections_that_come_together_each_have_their_epoch(client1: Client) -> None:
+    other = Client.objects.create(id="client2", token_sha256="2")
+    both = [Client.objects.get(pk=pk) for pk in ("client1", "client2", "client1")]
+    answers = Client.all_came_online([Arrived(each, "", "", f"{n}") for n, each in enumerate(both)])
+    rows = [answer for answer in answers if isinstance(answer, Client)]
+    assert [(row.pk, row.epoch, row.agent_version) for row in rows] == [
+        ("client1", 1, "0"),
+        ("client2", 1, "1"),
+        ("client1", 2, "2"),
+    ]
+    client1.refresh_from_db()
+    other.refresh_from_db()
+    assert [(row.epoch, row.agent_version) for row in (client1, other)] == [(2, "2"), (1, "1")]
+
+
+def test_who_was_let_in_with_a_token_that_is_replaced_or_of_a_client_that_is_gone_is_refused(
+    client1: Client,
+) -> None:
+    old, gone = Client.objects.get(), Client(id="gone", token_sha256="1")
+    Client.objects.update(token_sha256="new")
+    answers = Client.all_came_online([Arrived(each, "", "", "") for each in (old, gone)])
+    assert [getattr(answer, "code", None) for answer in answers] == ["replaced"] * 2
+    client1.refresh_from_db()
+    assert (client1.epoch, client1.online) == (0, False)
 
 
 def test_a_lease_runs_out_by_itself(client1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -866,9 +894,9 @@ def test_what_an_agent_says_of_itself_is_stored_escaped_and_fits(
     client1: Client, field: str
 ) -> None:
     said: dict[str, Any] = {"platform": "", "hostname": "", "agent_version": ""}
-    client1.came_online(**said | {field: "a\n\u202eb"})
+    came_online(client1, **said | {field: "a\n\u202eb"})
     assert getattr(Client.objects.get(), field) == r"a\n\u202eb"
-    client1.came_online(**said | {field: "\u202e" * 255})
+    came_online(client1, **said | {field: "\u202e" * 255})
     assert getattr(Client.objects.get(), field) == (r"\u202e" * 255)[:255]
 
 

@@ -15,6 +15,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from tests.online import came_online
 from transfers import recovery, storage
 from transfers.models import Client, Event, Status, Transfer, record
 from transfers.recovery import ORPHAN_SECONDS, Report, at_start, sweep
@@ -54,7 +55,7 @@ def status_of(transfer: Transfer) -> str:
 
 
 def come_online(client: Client) -> None:
-    client.came_online(platform="", hostname="", agent_version="")
+    came_online(client, platform="", hostname="", agent_version="")
 
 
 def leave_partial(path: Path, age: float = 0) -> Path:

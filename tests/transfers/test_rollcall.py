@@ -24,6 +24,7 @@ class Present:
         self.epoch = client.epoch
         self.unnoted: float | None = None
         self.rings = 0
+        self.is_silent = False
 
     def noted(self, heard: float) -> None:
         self.unnoted = None
@@ -39,7 +40,8 @@ class Called(RollCall):
         self.now = 1000.0
         super().__init__(lambda: self.now)
 
-    def enter(self, present: Any) -> None:
+    def add(self, present: Any) -> None:
+        """As one that is called already."""
         self._present.add(present)
 
     async def look(self) -> None:
@@ -68,7 +70,7 @@ def test_the_leases_of_all_that_were_heard_count_from_when_that_was(roll_call: C
     before = ends("silent")
     heard.unnoted = roll_call.now - 4
     for each in (heard, silent):
-        roll_call.enter(each)
+        roll_call.add(each)
     asyncio.run(roll_call.call())
     late = timezone.now() - timedelta(seconds=4) + LEASE - ends("heard")
     assert timedelta(0) <= late < timedelta(seconds=20)
@@ -84,7 +86,7 @@ def test_an_older_connection_and_a_revoked_client_get_no_lease(
     before = ends("till1")
     Client.objects.filter(pk="till1").update(**change)
     each.unnoted = roll_call.now
-    roll_call.enter(each)
+    roll_call.add(each)
     asyncio.run(roll_call.call())
     assert ends("till1") == before
 
@@ -103,7 +105,7 @@ def test_who_has_something_to_do_is_rung_for_and_who_is_idle_is_not(roll_call: C
     for name, change in changes.items():
         Client.objects.filter(pk=name).update(**change)
     for each in connections.values():
-        roll_call.enter(each)
+        roll_call.add(each)
     asyncio.run(roll_call.look())
     rung = {name for name, each in connections.items() if each.rings}
     assert rung == {"waiting", "superseded", "revoked", "replaced", "rotated"}
@@ -114,7 +116,7 @@ def test_a_thousand_cost_a_few_queries(roll_call: Called) -> None:
     for client in Client.objects.bulk_create(clients):
         each = Present(client)
         each.unnoted = roll_call.now
-        roll_call.enter(each)
+        roll_call.add(each)
     with CaptureQueriesContext(connection) as queries:
         asyncio.run(roll_call.look())
     assert len(queries) < 20
@@ -126,7 +128,7 @@ def test_what_could_not_be_noted_is_noted_by_the_next_call(
 ) -> None:
     each = present("till1")
     each.unnoted = roll_call.now
-    roll_call.enter(each)
+    roll_call.add(each)
     with monkeypatch.context() as patch:
         patch.setattr(Client, "all_seen", broken)
         with pytest.raises(OSError, match="the database restarts"):
@@ -140,13 +142,9 @@ def test_what_could_not_be_noted_is_noted_by_the_next_call(
 async def greeted(newcomers: list[Present]) -> None:
     """Until a real roll call has looked for them."""
     roll_call = RollCall()
-    for each in newcomers:
-        roll_call.enter(each)
-    greeting, calling = roll_call._greeting, roll_call._calling
-    assert greeting
-    assert calling
-    await greeting
-    calling.cancel()
+    await asyncio.gather(*map(roll_call.enter, newcomers))
+    assert roll_call._calling
+    roll_call._calling.cancel()
 
 
 def test_newcomers_are_looked_for_together_and_only_who_has_something_to_do_is_rung_for() -> None:
@@ -156,6 +154,15 @@ def test_newcomers_are_looked_for_together_and_only_who_has_something_to_do_is_r
         asyncio.run(greeted(newcomers))
     assert [each.client.pk for each in newcomers if each.rings] == ["till7"]
     assert len(queries) < 5
+
+
+def test_who_is_silent_is_rung_for_to_be_given_up(roll_call: Called) -> None:
+    silent, heard = present("silent"), present("heard")
+    silent.is_silent = True
+    for each in (silent, heard):
+        roll_call.add(each)
+    asyncio.run(roll_call.call())
+    assert (silent.rings, heard.rings) == (1, 0)
 
 
 def test_newcomers_look_for_themselves_where_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,18 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull, StopConsumer
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer  # type: ignore[import-untyped]
+from daphne.cli import CommandLineInterface
 from daphne.http_protocol import WebRequest
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol as DaphneProtocol
 from django.http import FileResponse, StreamingHttpResponse
 from redis.asyncio.connection import Connection as RedisConnection
+from twisted.internet.abstract import FileDescriptor
 from twisted.web.http import HTTPChannel
 
 from agent.wire.errors import CloseCode
 from agent.wire.messages import MAX_CHUNK, Chunk
 from transfers.consumers import AgentConsumer
-from transfers.dispatch import group_of
-from transfers.models import HEARTBEAT
 
 
 def default(function: Any, name: str) -> Any:
@@ -82,7 +82,7 @@ async def test_what_a_connection_hears_skips_the_tidying_up(
 
 
 async def test_the_in_memory_layer_loses_what_does_not_fit_without_a_word() -> None:
-    """Why the row is the truth, and a heartbeat looks too (`dispatch`)."""
+    """Why the row is the truth (`dispatch`)."""
     layer = InMemoryChannelLayer(capacity=1)
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
@@ -94,7 +94,7 @@ async def test_the_in_memory_layer_loses_what_does_not_fit_without_a_word() -> N
 
 
 async def test_the_in_memory_layer_takes_an_unread_channel_out_of_its_groups() -> None:
-    """Why every heartbeat joins again (`Attendant._join`)."""
+    """Why a process joins its group again and again (`dispatch`)."""
     layer = InMemoryChannelLayer(expiry=0)
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
@@ -103,9 +103,14 @@ async def test_the_in_memory_layer_takes_an_unread_channel_out_of_its_groups() -
     assert channel not in layer.groups.get("group", {})
 
 
-async def test_a_client_may_have_the_longest_id_in_a_group_name() -> None:
-    """`dispatch.group_of`."""
-    assert len(group_of("x" * 64)) < InMemoryChannelLayer.MAX_NAME_LENGTH
+async def test_the_in_memory_layer_goes_through_all_channels_for_each_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Why there is no channel for each connection (`dispatch`)."""
+    layer, cleaned = InMemoryChannelLayer(), []
+    monkeypatch.setattr(layer, "_clean_expired", lambda: cleaned.append(True))
+    await layer.group_send("group", {"type": "doorbell"})
+    assert cleaned
 
 
 # Autobahn ----------------------------------------------------------------------------------------
@@ -155,10 +160,31 @@ def test_daphne_takes_messages_of_a_mebibyte_and_a_chunk_fits() -> None:
         assert default(Server.__init__, name) > MAX_CHUNK + Chunk.HEADER.size
 
 
-def test_daphne_pings_only_who_has_been_silent_for_longer_than_a_heartbeat() -> None:
-    """`HEARTBEAT`: an answered ping's timer may still fire, so there should be none."""
-    assert default(Server.__init__, "ping_interval") == 20
-    assert default(Server.__init__, "ping_interval") > HEARTBEAT
+def test_daphne_gives_an_application_5_s_to_let_somebody_in_and_ends_a_connection_after_a_day() -> (
+    None
+):
+    """`GuardedWebSocket.check_timeouts` does neither."""
+    options = CommandLineInterface().parser.parse_args(["an.asgi:application"])
+    assert options.websocket_connect_timeout == 5
+    assert default(Server.__init__, "websocket_timeout") == 86_400
+
+
+def test_daphne_goes_through_all_connections_every_other_second() -> None:
+    """`doorkeeper.Server` has it do so less often, by these names."""
+    assert "reactor.callLater(1, self.application_checker)" in inspect.getsource(Server)
+    assert "reactor.callLater(2, self.timeout_checker)" in inspect.getsource(Server)
+
+
+def test_daphne_starts_the_class_that_its_command_names() -> None:
+    """`doorkeeper.install`."""
+    assert "self.server = self.server_class(" in inspect.getsource(CommandLineInterface.run)
+
+
+def test_twisted_writes_what_waits_from_two_buffers() -> None:
+    """`sockets._write_now`."""
+    connection = inspect.getsource(FileDescriptor)
+    assert "self._tempDataBuffer.append(data)" in connection
+    assert 'dataBuffer = b""' in connection
 
 
 class Replying(DaphneProtocol):  # type: ignore[misc]  # daphne has no types

@@ -2,13 +2,16 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
 
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from agent.wire.display import shown
@@ -22,7 +25,7 @@ from .status import FINAL, StatusConflict
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 15
-"""Seconds between heartbeats: under daphne's 20 s of silence before it sends a ping of its own."""
+"""Seconds between heartbeats."""
 
 LEASE = timedelta(seconds=3 * HEARTBEAT)
 """A client is online for this long after each sign of life."""
@@ -69,6 +72,11 @@ class Standing:
     rotate_requested_at: datetime | None = None
 
 
+CAME_ONLINE = """
+    UPDATE transfers_client SET epoch = %s, online_until = %s, last_seen = %s, platform = %s,
+        hostname = %s, agent_version = %s, renewable = %s
+    WHERE id = %s
+"""
 ALL_SEEN = """
     UPDATE transfers_client SET online_until = %s, last_seen = %s
     WHERE id = %s AND epoch = %s AND revoked_at IS NULL
@@ -78,9 +86,15 @@ SEEN_AT_ONCE = 500
 
 
 class ClientQuerySet(models.QuerySet["Client"]):
-    def holding(self, token_sha256: str) -> "ClientQuerySet":
-        """Whose token this is, or is to be: a rotation has sent it."""
-        return self.filter(Q(token_sha256=token_sha256) | Q(next_token_sha256=token_sha256))
+    def holding(self, digests: Collection[str]) -> "ClientQuerySet":
+        """Whose one of these tokens is, or is to be: a rotation has sent it."""
+        return self.filter(Q(token_sha256__in=digests) | Q(next_token_sha256__in=digests))
+
+    def holders(self, digests: Collection[str]) -> dict[str | None, "Client"]:
+        """Of each of these tokens that is anybody's; of another's next one whoever has it now."""
+        clients = list(self.holding(digests)) if digests else []
+        to_be = {client.next_token_sha256: client for client in clients}
+        return to_be | {client.token_sha256: client for client in clients}
 
 
 class Client(models.Model):
@@ -140,30 +154,42 @@ class Client(models.Model):
         if self.status is ClientStatus.PENDING:
             raise ClientConflict("pending", f"Client {self} waits to be approved.")
 
-    def came_online(
-        self, *, platform: str, hostname: str, agent_version: str, renewable: bool = False
-    ) -> int:
-        """A connection was accepted: its epoch, one higher than any before it.
+    @staticmethod
+    def all_came_online(arrived: "Sequence[Arrived]") -> "list[Client | ClientConflict]":
+        """Connections were accepted: the rows of their clients as they are now, in the order of these.
 
-        Raises ClientConflict when its token was replaced since it was let in: else it would hold what
-        only the new token may.
+        Each has an epoch, one higher than any before it; or a conflict, where the token was replaced since
+        it was let in: else it would hold what only the new token may.
         """
         now = timezone.now()
+        moment = connection.ops.adapt_datetimefield_value
+        answers: list[Client | ClientConflict] = []
+        updates: list[tuple[Any, ...]] = []
         with transaction.atomic():
-            mine = Client.objects.filter(pk=self.pk, token_sha256=self.token_sha256)
-            let_in = mine.update(
-                epoch=F("epoch") + 1,
-                online_until=now + LEASE,
-                last_seen=now,
-                platform=shown(platform)[:255],
-                hostname=shown(hostname)[:255],
-                agent_version=shown(agent_version)[:255],
-                renewable=renewable,
-            )
-            self.refresh_from_db()
-        if not let_in:
-            raise ClientConflict("replaced", f"The token of client {self} was replaced.")
-        return self.epoch
+            wanted = {each.client.pk for each in arrived}
+            # In one order, or two processes could wait for each other.
+            locked = Client.objects.select_for_update().filter(pk__in=wanted).order_by("pk")
+            rows = {row.pk: row for row in locked}
+            for each in arrived:
+                row = rows.get(each.client.pk)
+                if row is None or row.token_sha256 != each.client.token_sha256:
+                    detail = f"The token of client {each.client} was replaced."
+                    answers.append(ClientConflict("replaced", detail))
+                    continue
+                row.epoch += 1
+                row.online_until, row.last_seen = now + LEASE, now
+                row.platform = shown(each.platform)[:255]
+                row.hostname = shown(each.hostname)[:255]
+                row.agent_version = shown(each.agent_version)[:255]
+                row.renewable = each.renewable
+                answers.append(copy(row))  # an older connection of the same client keeps its own
+                updates.append(
+                    (row.epoch, moment(row.online_until), moment(now), row.platform, row.hostname,
+                     row.agent_version, row.renewable, row.pk)
+                )  # fmt: skip
+            with connection.cursor() as cursor:
+                cursor.executemany(CAME_ONLINE, updates)
+        return answers
 
     @staticmethod
     def all_seen(signs: Iterable[tuple[str, int, datetime]]) -> None:
@@ -171,12 +197,12 @@ class Client(models.Model):
 
         Not where a newer connection holds it, or the client is revoked.
         """
-        moment = connection.ops.adapt_datetimefield_value
+        moment = cache(connection.ops.adapt_datetimefield_value)  # thousands, of a few seconds
         rows = [
             (moment(at + LEASE), moment(at), pk, epoch)
-            for pk, epoch, at in sorted(
-                signs
-            )  # in one order, or two processes could wait for each other
+            # In one order, or two processes could wait for each other.
+            for pk, epoch, heard in sorted(signs)
+            for at in [heard.replace(microsecond=0)]
         ]
         for first in range(0, len(rows), SEEN_AT_ONCE):
             with transaction.atomic(), connection.cursor() as cursor:
@@ -302,3 +328,14 @@ class Client(models.Model):
     def rung_since(cls, when: datetime) -> list[str]:
         """The clients whose connections were to look since then."""
         return list(cls.objects.filter(rung_at__gte=when).values_list("pk", flat=True))
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A connection that was let in with the token of `client`, and what its agent says of itself."""
+
+    client: Client
+    platform: str
+    hostname: str
+    agent_version: str
+    renewable: bool = False

@@ -202,7 +202,7 @@ def _enrol(
                 return _again(given)
             key.check_open()
             client = _take_up(key, wanted, hostname)
-            if Client.objects.holding(token_sha256).exclude(pk=client.pk).exists():
+            if Client.objects.holding([token_sha256]).exclude(pk=client.pk).exists():
                 raise TokenTaken
             _let_in(key, client, token_sha256, hostname, platform)
     except IntegrityError:  # another enrolment with this token was quicker

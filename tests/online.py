@@ -1,0 +1,15 @@
+"""A client that has just come online, without a connection."""
+
+from transfers.models import Arrived, Client, ClientConflict
+
+
+def came_online(
+    client: Client, *, platform: str, hostname: str, agent_version: str, renewable: bool = False
+) -> int:
+    """Its epoch; `client` is as its row is now. Raises ClientConflict."""
+    arrived = Arrived(client, platform, hostname, agent_version, renewable)
+    [answer] = Client.all_came_online([arrived])
+    client.refresh_from_db()
+    if isinstance(answer, ClientConflict):
+        raise answer
+    return answer.epoch
