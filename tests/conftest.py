@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from pytest_django import Settings
 
-from transfers import rates, turns
+from transfers import limits, rates, turns
 from transfers.access import join_group
 from transfers.auth import digest, new_token
 from transfers.models import Client
@@ -42,8 +42,9 @@ def data_dir(tmp_path: Path, settings: Settings) -> Path:
 
 @pytest.fixture(autouse=True)
 def fresh_turns() -> None:
-    """No test waits for the turns of another, nor has its settings."""
+    """No test waits for the turns of another, nor has its settings, or the room that it found."""
     turns.of_this_process.cache_clear()
+    limits.spare_of_this_process.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -71,17 +71,21 @@ class Arrival:
         record: Record,
         *,
         check: Callable[[], Awaitable[None]],
+        is_checked: bool,
         give_up: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """The partial file, from its checkpoint, or from 0 where there is nothing to go on with.
 
         A half-open older connection may still hold it, and lets go soon. Raises PartialBusy when it
-        does not, or when `give_up` says so first, and what `check` raises before a try.
+        does not, or when `give_up` says so first, and what `check` raises before a try;
+        `is_checked`: before any but the first.
         """
         until = clock() + BUSY_SECONDS
         while True:
-            await check()
+            if not is_checked:
+                await check()
+            is_checked = False
             try:
                 return cls(await in_thread(_open, path, checkpoint), record, clock)
             except PartialBusy:

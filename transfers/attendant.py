@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from channels.db import database_sync_to_async
@@ -24,6 +25,7 @@ from agent.wire.session import Session
 from agent.wire.state import Link
 
 from . import dispatch, lifecycle, rollcall, turns
+from .claim import Step, take_steps
 from .dialogue import Outgoing, Pulse
 from .inbox import Broken, LinkLost, Reason, Withdrawn
 from .intake import Intake
@@ -42,6 +44,10 @@ from .rotation import Rotation
 
 LEAVE_SECONDS = 8.0
 """For the intakes to keep what has arrived when the connection is gone, or the server stops."""
+
+AHEAD = 64
+"""Transfers that a look brings along, beside those whose turn it is: they begin as others land, without a
+look for each."""
 
 ELSEWHERE = "another agent connected with this client's token"
 REPLACED = "This client was enrolled anew, and its earlier token is not valid any more."
@@ -64,7 +70,7 @@ class Rows:
     """The token that the connection was made with was replaced by an enrolment."""
     superseded: bool = False
     waiting: tuple[Transfer, ...] = ()
-    """To ask for, as far as one client may have them at once."""
+    """To ask for, in this order."""
     lost: frozenset[UUID] = frozenset()
     """Transfers that this connection works on, and does not hold any more."""
     unwanted: frozenset[UUID] = frozenset()
@@ -106,12 +112,17 @@ class Attendant:
         self._intakes: dict[UUID, Intake] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
-        self._seat = turns.of_this_process().seat(client.pk, self.ring)
+        self._is_rung = False
+        """Whether there may be something new, and not only a turn for what is known."""
+        self._ahead: tuple[Transfer, ...] = ()
+        """Of the last look, those whose turn has not come. What has become of one since, its claim shows."""
+        self._seat = turns.of_this_process().seat(client.pk, self._bell.set)
         self._roll_call = rollcall.of_this_process()
         self._looking = asyncio.create_task(self._run())
 
     def ring(self) -> None:
         """Look soon."""
+        self._is_rung = True
         self._bell.set()
 
     def sign_of_life(self, *, chunk: bool = False) -> None:
@@ -180,16 +191,21 @@ class Attendant:
                 await self._give_up()
                 return
             try:
-                await self._look()
+                if self._is_rung or not self._ahead:
+                    await self._look()
+                else:
+                    await self._take_on()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
                 self._next_event = float(HEARTBEAT)
 
     async def _rest(self) -> None:
         """Until there is a reason to look; the roll call rings, too, for an agent that is silent."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._next_event):
                 await self._bell.wait()
+        except TimeoutError:
+            self._is_rung = True
         self._bell.clear()
 
     async def _give_up(self) -> None:
@@ -202,8 +218,9 @@ class Attendant:
 
     async def _look(self) -> None:
         """Do what the rows say: leave what is not ours, ask for what waits, go when not wanted."""
+        self._is_rung = False
         rows = await self._read_rows()
-        self._next_event = rows.next_event
+        self._next_event, self._ahead = rows.next_event, rows.waiting
         if rows.revoked:
             await self._close(CloseCode.REVOKED, Abort(None, "revoked"))
         elif rows.replaced:
@@ -220,16 +237,17 @@ class Attendant:
                     self._intakes[pk].leave(Withdrawn())
             for pk in (rows.rate_limits.keys() & self._intakes.keys()) - rows.lost:
                 await self._intakes[pk].limit_rate(rows.rate_limits[pk])
-            await self._take_on(rows.waiting)
+            await self._take_on()
             await self._rotate()
 
-    async def _take_on(self, waiting: tuple[Transfer, ...]) -> None:
+    async def _take_on(self) -> None:
         """Claim and begin as many as it is our turn for; the seat rings when it is for the others."""
-        if not (granted := self._seat.take(len(waiting))):
+        if not (granted := self._seat.take(len(self._ahead))):
             return
+        wanted, self._ahead = self._ahead[:granted], self._ahead[granted:]
         claimed: tuple[Transfer, ...] = ()
         try:
-            claimed = await self._claim(waiting[:granted])
+            claimed = await self._claim(wanted)
         finally:
             self._seat.give_back(granted - len(claimed))
         for transfer in claimed:
@@ -306,18 +324,17 @@ class Attendant:
     def _waiting(self) -> tuple[Transfer, ...]:
         busy = self._session.open_transfers | self._intakes.keys()
         rows = Transfer.objects.waiting_for(self.client.pk, self.epoch).exclude(pk__in=busy)
-        return tuple(rows[: settings.MAX_ACTIVE_PER_CLIENT])
+        return tuple(rows[:AHEAD])
 
     @database_sync_to_async
-    def _claim(self, waiting: Iterable[Transfer]) -> tuple[Transfer, ...]:
+    def _claim(self, waiting: Sequence[Transfer]) -> tuple[Transfer, ...]:
+        steps = [Step(each, partial(each.claim, self.epoch)) for each in waiting]
         claimed = []
-        for transfer in waiting:
-            try:
-                transfer.claim(self.epoch)
-            except StatusConflict as conflict:
-                log.debug("not claimed: %s", conflict)
-            else:
+        for transfer, conflict in zip(waiting, take_steps(steps), strict=True):
+            if conflict is None:
                 claimed.append(transfer)
+            else:
+                log.debug("not claimed: %s", conflict)
         return tuple(claimed)
 
     def _begin(self, transfer: Transfer) -> None:
@@ -335,7 +352,7 @@ class Attendant:
         task = asyncio.create_task(self._see_through(intake))
         self._working.add(task)
         _tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(transfer.pk, turn, done))
+        task.add_done_callback(lambda done: self._ended(transfer, turn, done))
 
     @property
     def _codec(self) -> str:
@@ -347,12 +364,15 @@ class Attendant:
         with lifecycle.staying(cancelled=False):
             await intake.run()
 
-    def _ended(self, pk: UUID, turn: turns.Turn, task: asyncio.Task[None]) -> None:
-        del self._intakes[pk]
+    def _ended(self, transfer: Transfer, turn: turns.Turn, task: asyncio.Task[None]) -> None:
+        del self._intakes[transfer.pk]
         turn.end()
         self._working.discard(task)
         _tasks.discard(task)
-        self.ring()  # there may be another attempt to make, or another transfer whose turn it is
+        if transfer.status == Status.COMPLETED:
+            self._bell.set()  # there may be another transfer whose turn it is
+        else:
+            self.ring()  # and another attempt to make
 
 
 def _soonest(outlook: Outlook) -> float | None:

@@ -1,14 +1,25 @@
-"""The row of one transfer, held by one connection: its verbs, called in the database's thread."""
+"""The rows of transfers that connections hold: their verbs, called in the database's thread.
 
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+What the connections of this process have to record at one moment is one transaction: a commit is a sync of
+the database's log, and costs as much as what it commits (0.7 of 1.5 ms for each step of a small file).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
+from django.db import transaction
 
-from .models import Transfer
+from .models import StatusConflict, Transfer, counted_together, recorded_together
+from .together import Together
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+VERBS_AT_ONCE = 64
+"""In one transaction: SQLite has one writer, and others wait for it."""
 
 
 class Claim:
@@ -25,9 +36,47 @@ class Claim:
         **kwargs: P.kwargs,
     ) -> R:
         """Call a verb of the row as the holder of this epoch. Raises StatusConflict where it is not."""
-        return await database_sync_to_async(verb)(self.transfer, self.epoch, *args, **kwargs)
+        call = partial(verb, self.transfer, self.epoch, *args, **kwargs)
+        result: R = await _together(Step(self.transfer, call))
+        return result
 
     async def look(self) -> Transfer:
         """The row as it is now, whoever holds it."""
         await database_sync_to_async(self.transfer.refresh_from_db)()
         return self.transfer
+
+
+@dataclass(frozen=True)
+class Step:
+    """A verb of one transfer that is to be called."""
+
+    transfer: Transfer
+    call: Callable[[], Any]
+
+
+def take_steps(steps: Sequence[Step]) -> list[Any]:
+    """In one transaction: what each came to, a StatusConflict for one that was too late.
+
+    Where anything else fails, nothing has happened, and no transfer looks as if it had.
+    """
+    if len(steps) == 1:
+        return [_take(steps[0])]
+    before = [dict(step.transfer.__dict__) for step in steps]
+    try:
+        with transaction.atomic(), counted_together(), recorded_together():
+            return [_take(step) for step in steps]
+    except BaseException:
+        for step, was in zip(steps, before, strict=True):
+            step.transfer.__dict__.clear()
+            step.transfer.__dict__.update(was)
+        raise
+
+
+def _take(step: Step) -> Any:
+    try:
+        return step.call()
+    except StatusConflict as conflict:  # others go on: it has changed nothing
+        return conflict
+
+
+_together = Together[Step, Any](take_steps, VERBS_AT_ONCE)

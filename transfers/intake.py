@@ -94,13 +94,6 @@ class Intake:
         offer = await self._ask()
         arrival = self._attempt.arrival = await self._open(offer)
         begin = arrival.begin
-        await self._claim.do(
-            Transfer.offered,
-            name=offer.name,
-            size=offer.size,
-            fingerprint=offer.fingerprint,
-            checkpoint=begin,
-        )
         await self._limits.may_begin(offer.size - begin)
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
@@ -148,13 +141,17 @@ class Intake:
         if transfer.checkpoint and not same and transfer.source_changes >= MAX_SOURCE_CHANGES:
             detail = "The file changed between attempts, again and again."
             raise Refused("source_changed", detail, keep=False)
+        checkpoint = transfer.checkpoint if same else 0
+        if not checkpoint:  # what is there is of no use: the row can say so before it is touched
+            await self._offered(offer, 0)
         try:
-            return await Arrival.open(
+            arrival = await Arrival.open(
                 transfer.partial_path,
-                transfer.checkpoint if same else 0,
+                checkpoint,
                 self._record,
                 # Before the file of whoever holds it is touched, however long that was waited for.
                 check=lambda: self._claim.do(Transfer.check_held),
+                is_checked=not checkpoint,
                 give_up=lambda: self._dialogue.leaving is not None,
                 clock=self._clock,
             )
@@ -162,6 +159,18 @@ class Intake:
             raise self._dialogue.leaving or Refused(
                 "storage_error", "Another process holds the partial file."
             ) from None
+        if checkpoint:
+            await self._offered(offer, arrival.begin)
+        return arrival
+
+    async def _offered(self, offer: Offer, begin: int) -> None:
+        await self._claim.do(
+            Transfer.offered,
+            name=offer.name,
+            size=offer.size,
+            fingerprint=offer.fingerprint,
+            checkpoint=begin,
+        )
 
     async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""

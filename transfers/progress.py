@@ -21,7 +21,11 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            line = self.format(record)
+            if sys.stderr.isatty():
+                tqdm.write(line, file=sys.stderr)
+            else:  # where no bar is drawn, tqdm has nothing to move out of the way
+                sys.stderr.write(line + "\n")
         except Exception:
             self.handleError(record)
 

@@ -92,6 +92,8 @@ class PartialFile:
         self.checkpointed = offset
         self._descriptor = descriptor
         self._digest = SourceDigest()
+        self._is_new = False
+        """Whether a power loss may take its name."""
         self._renamed = False
         self._sync_failed = False
 
@@ -109,12 +111,8 @@ class PartialFile:
             except FileExistsError:  # somebody else was quicker
                 raise PartialBusy(path) from None
             partial = cls(path, descriptor, 0)
+            partial._is_new = True
             partial._prepare()
-            try:
-                sync_directory(path.parent)  # or a power loss takes the name, checkpoints and all
-            except OSError:
-                partial.close()  # and its lock with it: the next attempt needs it
-                raise
         return partial
 
     @classmethod
@@ -181,6 +179,9 @@ class PartialFile:
         offset = self.offset  # another thread may write on meanwhile
         with _disk_errors(), self._for_the_last_time_if_it_fails():
             _fdatasync(self._descriptor)
+            if self._is_new:
+                sync_directory(self.path.parent)
+                self._is_new = False
         self.checkpointed = offset
         return offset
 

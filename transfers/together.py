@@ -24,8 +24,11 @@ class Together(Generic[A, R]):
     One call at a time: who comes while it is under way is in the next one.
     """
 
-    def __init__(self, call: Callable[[list[A]], Sequence[R | Exception]]) -> None:
+    def __init__(
+        self, call: Callable[[list[A]], Sequence[R | Exception]], most: int = MOST
+    ) -> None:
         self._call = call
+        self._most = most
         self._waiting: list[tuple[A, asyncio.Future[R]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -39,7 +42,7 @@ class Together(Generic[A, R]):
 
     async def _work(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             batch = [
                 (one, answer) for one, answer in batch if not answer.done()
             ]  # who has not left

@@ -6,7 +6,6 @@ import threading
 import pytest
 from django.db import DataError, OperationalError
 
-from transfers import together
 from transfers.together import Together
 
 PATIENCE = 20.0
@@ -87,8 +86,8 @@ async def test_nothing_is_asked_for_who_has_left(calls: Calls, double: Together[
 
 
 async def test_so_many_in_one_call_and_no_more(
-    calls: Calls, double: Together[int, int], monkeypatch: pytest.MonkeyPatch
+    calls: Calls,
 ) -> None:
-    monkeypatch.setattr(together, "MOST", 2)
+    double = Together[int, int](calls, 2)
     assert await asyncio.gather(*map(double, (0, 2, 4, 6, 8))) == [0, 4, 8, 12, 16]
     assert calls.made == [[0, 2], [4, 6], [8]]

@@ -1,7 +1,17 @@
 """Clients and transfers, the status table and the only ways to change a status; enrolment; the audit log."""
 
 from .asking import RequestKey, asked_before, request_file
-from .audit import AppendOnly, AuditHead, AuditRecord, Event, Verdict, note_end, record, verify
+from .audit import (
+    AppendOnly,
+    AuditHead,
+    AuditRecord,
+    Event,
+    Verdict,
+    note_end,
+    record,
+    recorded_together,
+    verify,
+)
 from .client import (
     HEARTBEAT,
     LEASE,
@@ -27,7 +37,7 @@ from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
-from .usage import Usage, count, forget_old
+from .usage import Usage, count, counted_together, forget_old
 
 __all__ = [
     "ACTIVE",
@@ -64,6 +74,7 @@ __all__ = [
     "asked_before",
     "check_quota",
     "count",
+    "counted_together",
     "enrol",
     "forget_old",
     "is_client_id",
@@ -72,6 +83,7 @@ __all__ = [
     "note_end",
     "number_of",
     "record",
+    "recorded_together",
     "request_file",
     "verify",
 ]

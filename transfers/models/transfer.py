@@ -24,6 +24,7 @@ from .audit import Event, record
 from .queries import TransferQuerySet
 from .row import TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
+from .transactions import in_transaction, one_transaction
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,8 @@ class Transfer(TransferRow):
 
         With `holder`, the row must still belong to the connection of that epoch.
         """
-        row = Transfer.objects.filter(pk=self.pk, status=self.status)
-        if holder is not None:
-            row = row.filter(epoch=holder)
+        mine = {} if holder is None else {"epoch": holder}
+        row = Transfer.objects.filter(pk=self.pk, status=self.status, **mine)
         allowed = wanted in ALLOWED[Status(self.status)]
         if not allowed or not row.update(status=wanted, **values):
             self.refresh_from_db()
@@ -93,7 +93,9 @@ class Transfer(TransferRow):
             raise self._conflict(Status.REQUESTED)
         if self.status in ACTIVE:
             self.link_lost(self.epoch)
-        self._move(Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=F("attempts") + 1)
+        self._move(
+            Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=self.attempts + 1
+        )
 
     def link_lost(self, epoch: int) -> None:
         """The connection ended: wait for the client to come back."""
@@ -143,7 +145,7 @@ class Transfer(TransferRow):
         # Verifying, too: what a full disk at the landing leaves is on record before the failure is.
         arriving = (Status.RECEIVING, Status.VERIFYING)
         row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status__in=arriving)
-        with transaction.atomic():
+        with one_transaction():
             held = row.update(
                 received=received, checkpoint=checkpoint, wire_bytes=F("wire_bytes") + wire
             )
@@ -178,7 +180,7 @@ class Transfer(TransferRow):
             if (settings.DOWNLOADS_DIR / file).exists():
                 continue
             try:
-                with transaction.atomic():
+                with one_transaction():
                     self._move(
                         Status.VERIFYING,
                         holder=epoch,
@@ -188,7 +190,8 @@ class Transfer(TransferRow):
                         wire_bytes=F("wire_bytes") + wire,
                     )
             except IntegrityError:
-                if not Transfer.objects.filter(file=file).exists():
+                # Within a transaction of others nothing can be asked any more: each is done alone, then.
+                if in_transaction() or not Transfer.objects.filter(file=file).exists():
                     raise
                 continue  # another transfer has reserved this name
             return Path(settings.DOWNLOADS_DIR / file)
@@ -196,7 +199,7 @@ class Transfer(TransferRow):
 
     def landed(self, epoch: int, *, written: int = 0) -> None:
         """The file is in its place, verified and synced; `written` bytes count for today, as above."""
-        with transaction.atomic():
+        with one_transaction():
             self._move(
                 Status.COMPLETED,
                 holder=epoch,

@@ -1,5 +1,9 @@
 """What each client makes this server write on one day (UTC)."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import IntegrityError, models, transaction
@@ -31,6 +35,29 @@ class Usage(models.Model):
 
 def count(client_id: str, written: int) -> None:
     """So many bytes more were written today."""
+    if (gathered := _gathered.get()) is None:
+        _add(client_id, written)
+    else:
+        gathered[client_id] += written
+
+
+_gathered: ContextVar[Counter[str] | None] = ContextVar("gathered", default=None)
+
+
+@contextmanager
+def counted_together() -> Iterator[None]:
+    """What is counted in here, in one transaction, is added at its end: of each client in one query."""
+    written: Counter[str] = Counter()
+    token = _gathered.set(written)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+    for client_id in sorted(written):  # in one order, or two processes could wait for each other
+        _add(client_id, written[client_id])
+
+
+def _add(client_id: str, written: int) -> None:
     today = _today()
     row = Usage.objects.filter(client_id=client_id, day=today)
     more = {"written": F("written") + written}

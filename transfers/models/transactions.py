@@ -1,0 +1,18 @@
+"""One transaction for what belongs together, also where it is a part of a larger one."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from django.db import transaction
+
+
+def in_transaction() -> bool:
+    return bool(transaction.get_connection().in_atomic_block)
+
+
+def one_transaction() -> AbstractContextManager[None]:
+    """A transaction, or the one that is under way.
+
+    Without the savepoint of `transaction.atomic`, which are two queries more: so what raises in here without
+    ending the larger transaction must not have changed anything yet.
+    """
+    return nullcontext() if in_transaction() else transaction.atomic()
