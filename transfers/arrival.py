@@ -71,7 +71,7 @@ class Arrival:
         record: Record,
         *,
         check: Callable[[], Awaitable[None]],
-        is_checked: bool,
+        is_checked: bool = False,
         give_up: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:

@@ -58,13 +58,17 @@ def error_response(error: Exception, context: dict[str, Any]) -> Response | None
 def _sentence(data: Any, field: str = "") -> str:
     """DRF's nested lists and dictionaries of errors as one line that names the fields."""
     if isinstance(data, dict):
-        names: dict[str, str] = {"detail": "", "non_field_errors": ""}
-        return " ".join(
-            _sentence(value, names.get(str(key), str(key))) for key, value in data.items()
-        )
+        return " ".join(_sentence(value, _name(field, key)) for key, value in data.items())
     if isinstance(data, list):
         return " ".join(_sentence(value, field) for value in data)
     return f"{field}: {data}" if field else str(data)
+
+
+def _name(field: str, key: Any) -> str:
+    """Of what is inside of a field: `paths[3]`, by its number in a list."""
+    if key in ("detail", "non_field_errors"):
+        return field
+    return f"{field}[{key}]" if field else str(key)
 
 
 REFUSED = (PermissionDenied, DisallowedModelAdminLookup)

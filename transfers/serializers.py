@@ -18,6 +18,10 @@ LEAST_RATE = 1024
 """Bytes a second, as for an agent's own limit: what is slower would be taken for what hangs."""
 
 
+MOST_AT_ONCE = 1000
+"""Files in one request."""
+
+
 class ClientSerializer(serializers.ModelSerializer[Client]):
     online = serializers.BooleanField(read_only=True)
     status = serializers.ChoiceField(ClientStatus.choices, read_only=True)
@@ -141,7 +145,31 @@ class RateField(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class DownloadSerializer(StrictSerializer):
+class TermsSerializer(StrictSerializer):
+    """How files are asked for."""
+
+    duplicate = serializers.BooleanField(
+        default=False,
+        help_text="Ask even while another transfer of the same file is under way. Without it, that one "
+        "is the answer.",
+    )
+    reason = StrictCharField(
+        default="",
+        allow_blank=True,
+        max_length=500,
+        help_text="Why it is asked for: for the audit log. SILENTMODE_REQUIRE_REASON makes it mandatory.",
+    )
+    rate_limit = RateField(default=None)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if settings.REQUIRE_REASON and not attrs["reason"]:
+            raise serializers.ValidationError(
+                {"reason": ["Say why you ask for the file: this server wants a reason."]}
+            )
+        return attrs
+
+
+class DownloadSerializer(TermsSerializer):
     """The body of `POST /download/<client_id>`."""
 
     path = StrictCharField(
@@ -152,27 +180,48 @@ class DownloadSerializer(StrictSerializer):
         trim_whitespace=False,
         help_text="On the client; null or missing: the file that its agent offers (`--file`).",
     )
-    duplicate = serializers.BooleanField(
-        default=False,
-        help_text="Ask even while another transfer of the same file is under way. Without it, that one "
-        "is the answer.",
+
+
+class ClientTermsSerializer(TermsSerializer):
+    """Of whom, how long, and what if it is offline."""
+
+    client = StrictCharField(max_length=64)
+    deadline = serializers.DateTimeField(
+        required=False, allow_null=True, default=None, help_text="The transfer expires then."
+    )
+    if_offline = serializers.ChoiceField(choices=["queue", "fail"], default="queue")
+
+    def validate_deadline(self, value: Any) -> Any:
+        if value is not None and value <= timezone.now():
+            raise serializers.ValidationError("The deadline has passed.")
+        return value
+
+
+class RequestSerializer(DownloadSerializer, ClientTermsSerializer):
+    """The body of `POST /api/v1/transfers/`."""
+
+
+def each_once(paths: list[str]) -> None:
+    if len(set(paths)) < len(paths):
+        raise serializers.ValidationError("A path is there twice.")
+
+
+class BatchSerializer(ClientTermsSerializer):
+    """The body of `POST /api/v1/transfers/batch/`."""
+
+    paths = serializers.ListField(
+        child=StrictCharField(max_length=MAX_PATH, trim_whitespace=False),
+        allow_empty=False,
+        max_length=MOST_AT_ONCE,
+        validators=[each_once],
+        help_text="On the client, each once.",
     )
 
-    reason = StrictCharField(
-        default="",
-        allow_blank=True,
-        max_length=500,
-        help_text="Why it is asked for: for the audit log. SILENTMODE_REQUIRE_REASON makes it mandatory.",
-    )
 
-    rate_limit = RateField(default=None)
+class BatchAnswerSerializer(serializers.Serializer[Any]):
+    """The transfers, in the order of the paths."""
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if settings.REQUIRE_REASON and not attrs["reason"]:
-            raise serializers.ValidationError(
-                {"reason": ["Say why you ask for the file: this server wants a reason."]}
-            )
-        return attrs
+    results = TransferSerializer(many=True)
 
 
 class RateSerializer(StrictSerializer):
@@ -215,18 +264,3 @@ class EnrolledSerializer(serializers.Serializer[Any]):
 
     client = serializers.CharField()
     status = serializers.ChoiceField([ClientStatus.ACTIVE.value, ClientStatus.PENDING.value])
-
-
-class RequestSerializer(DownloadSerializer):
-    """The body of `POST /api/v1/transfers/`."""
-
-    client = StrictCharField(max_length=64)
-    deadline = serializers.DateTimeField(
-        required=False, allow_null=True, default=None, help_text="The transfer expires then."
-    )
-    if_offline = serializers.ChoiceField(choices=["queue", "fail"], default="queue")
-
-    def validate_deadline(self, value: Any) -> Any:
-        if value is not None and value <= timezone.now():
-            raise serializers.ValidationError("The deadline has passed.")
-        return value

@@ -1,6 +1,6 @@
 """The HTTP API. A view looks up, checks the right, calls one verb of the model, and answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
@@ -30,10 +30,14 @@ from .models import (
     asked_before,
     is_client_id,
     record,
-    request_file,
+    request_files,
 )
+from .rates import count_deed
 from .refusals import Conflict, Gone
 from .serializers import (
+    MOST_AT_ONCE,
+    BatchAnswerSerializer,
+    BatchSerializer,
     ClientSerializer,
     DownloadSerializer,
     ErrorSerializer,
@@ -145,6 +149,7 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
         "content": Action.FETCH_FILE,
         "create": Action.REQUEST_FILE,
         "download": Action.REQUEST_FILE,
+        "batch": Action.REQUEST_FILE,
         "partial_update": Action.STEER_TRANSFER,
         "cancel": Action.STEER_TRANSFER,
         "retry": Action.STEER_TRANSFER,
@@ -160,22 +165,43 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
         """Ask for a file."""
         body = RequestSerializer(data=request.data)
         if asked := self._asked_before(body.initial_data):
-            return self._answer(asked)
+            return self._answer(asked[0])
         body.is_valid(raise_exception=True)
         values = dict(body.validated_data)
-        client = self._client(values.pop("client"))
-        if values.pop("if_offline") == "fail" and not client.online:
-            raise Conflict(f"Client {client} is offline.", code="client_offline")
-        return self._ask(client, **values)
+        client = self._ready(values.pop("client"), values.pop("if_offline"))
+        return self._answer(self._ask(client, [values.pop("path")], **values)[0])
+
+    @extend_schema(
+        request=BatchSerializer,
+        responses={202: BatchAnswerSerializer, **CONFLICT},
+        parameters=[IDEMPOTENCY_KEY],
+    )
+    @action(detail=False, methods=["post"])
+    def batch(self, request: Request) -> Response:
+        """Ask a client for many files: for all of them, or for none."""
+        body = BatchSerializer(data=request.data)
+        if not (transfers := self._asked_before(body.initial_data)):
+            body.is_valid(raise_exception=True)
+            values = dict(body.validated_data)
+            client = self._ready(values.pop("client"), values.pop("if_offline"))
+            paths = values.pop("paths")
+            for _ in paths[1:]:  # the first is counted already
+                count_deed(request.user)
+            transfers = self._ask(client, paths, **values)
+        answer = BatchAnswerSerializer(
+            {"results": transfers}, context=self.get_serializer_context()
+        )
+        return Response(answer.data, status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=DownloadSerializer, responses=ACCEPTED, parameters=[IDEMPOTENCY_KEY])
     def download(self, request: Request, client_id: str) -> Response:
         """Ask a client for a file: the short form."""
         body = DownloadSerializer(data=request.data)
         if asked := self._asked_before(body.initial_data, client_id):
-            return self._answer(asked)
+            return self._answer(asked[0])
         body.is_valid(raise_exception=True)
-        return self._ask(self._client(client_id), **body.validated_data)
+        values = dict(body.validated_data)
+        return self._answer(self._ask(self._client(client_id), [values.pop("path")], **values)[0])
 
     @property
     def _idempotency_key(self) -> str | None:
@@ -184,18 +210,28 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
             raise exceptions.ValidationError({"Idempotency-Key": ["It has 1 to 255 characters."]})
         return key
 
-    def _asked_before(self, body: Any, client_id: str | None = None) -> Transfer | None:
-        """The transfer of an earlier request with this key, whatever has become of its client since."""
+    def _asked_before(self, body: Any, client_id: str | None = None) -> list[Transfer] | None:
+        """The transfers of an earlier request with this key, whatever has become of its client since."""
         key = self._idempotency_key
-        transfer = asked_before(self.request.user, key) if key else None
-        if transfer is not None:
-            self._client(transfer.client_id)  # the user's scope may be narrower by now
-        if transfer is not None and isinstance(body, Mapping):
-            wanted = (client_id or body.get("client"), body.get("path"))
-            if wanted != (transfer.client_id, transfer.path):
-                sentence = f"This Idempotency-Key was used for {transfer}. Use a new one."
+        if key is None:
+            return None
+        paths = _paths(body)
+        transfers = asked_before(self.request.user, key, len(paths))
+        if transfers is not None:
+            self._client(transfers[0].client_id)  # the user's scope may be narrower by now
+            said = isinstance(body, Mapping)
+            wanted = [(client_id or body.get("client"), path) for path in paths] if said else None
+            if said and wanted != [(each.client_id, each.path) for each in transfers]:
+                sentence = f"This Idempotency-Key was used for {transfers[0]}. Use a new one."
                 raise Conflict(sentence, code="idempotency_key_reused")
-        return transfer
+        return transfers
+
+    def _ready(self, client_id: str, if_offline: str) -> Client:
+        """The client, if it is there as the caller wants it."""
+        client = self._client(client_id)
+        if if_offline == "fail" and not client.online:
+            raise Conflict(f"Client {client} is offline.", code="client_offline")
+        return client
 
     def _client(self, client_id: str) -> Client:
         # A name that cannot be a client's may be one that the database refuses to look for (NUL).
@@ -206,15 +242,14 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
             raise exceptions.NotFound(f"There is no client {client_id!r}.")
         return known
 
-    def _ask(self, client: Client, **values: Any) -> Response:
+    def _ask(self, client: Client, paths: Sequence[str | None], **values: Any) -> list[Transfer]:
         client.check_served()
-        return self._answer(
-            request_file(
-                client,
-                requested_by=self.request.user,
-                idempotency_key=self._idempotency_key,
-                **values,
-            )
+        return request_files(
+            client,
+            paths,
+            requested_by=self.request.user,
+            idempotency_key=self._idempotency_key,
+            **values,
         )
 
     def _answer(self, transfer: Transfer) -> Response:
@@ -299,3 +334,11 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
             raise exceptions.NotFound("The file was removed from the server.") from None
         record(Event.FETCHED, transfer=transfer, sha256=transfer.sha256, range=wanted[:100])
         return response
+
+
+def _paths(body: Any) -> list[Any]:
+    """What a body that was not looked at yet asks for; of one that is wrong, something."""
+    paths = body.get("paths") if isinstance(body, Mapping) else None
+    if isinstance(paths, list) and 1 <= len(paths) <= MOST_AT_ONCE:
+        return paths
+    return [body.get("path") if isinstance(body, Mapping) else None]

@@ -1,8 +1,9 @@
 """Many small files of one agent: what each costs beside its bytes, and how much of that is fsync.
 
-Asked for over the API by several threads, while the agent is online (from the first request to the last
-landing) and while it is offline (from its connection to the last landing). The same once more with a server
-for which fsync and its like do nothing (libeatmydata): the difference is what they cost.
+Asked for over the API in one request, while the agent is online (from the request to the last landing) and
+while it is offline (from its connection to the last landing). The same once more with a server for which
+fsync and its like do nothing (libeatmydata): the difference is what they cost. And some of them with a
+request for each, by several threads.
 """
 
 import http.client
@@ -26,6 +27,7 @@ from tests.end_to_end.harness import AgentProgram, Server, make_file, sha256
 
 KIB = 20
 ASKERS = 4
+ONE_BY_ONE = 300
 ROUNDS = 1
 """A user is recorded with 5,000 deeds at once (`transfers.rates`): two rounds, asked for twice, are 4,000."""
 PATIENCE = 600.0
@@ -63,6 +65,7 @@ def measure(scene: Scene) -> Findings:
         rows.append(Row("silentmode, no fsync", "files/s", missing=why))
     asking = [landed.files / landed.asking for landed in results["silentmode, asked online"]]
     rows.append(Row("asking for them online, alone", "files/s", tuple(asking)))
+    rows.append(_row("silentmode, online, a request for each", [stores[""].one_by_one()]))
     return Findings(
         f"{len(files)} files of {KIB} KiB from one agent, each with its row", tuple(rows)
     )
@@ -72,7 +75,7 @@ def _row(name: str, rounds: Sequence[Landed]) -> Row:
     runs = [landed.run for landed in rounds]
     cpu = [landed.run.receiver / landed.files for landed in rounds]
     note = f"{1000 * statistics.median(cpu):.1f} ms of the server's CPU for each"
-    goal = None if "no fsync" in name else GOAL
+    goal = None if "no fsync" in name or "for each" in name else GOAL
     row = Row(name, "files/s", tuple(landed.rate for landed in rounds), goal, note)
     return with_cpu(row, runs)
 
@@ -106,32 +109,39 @@ class Store:
         self._agent.terminate()
 
     def online(self) -> Landed:
-        """From the first request to the last landing."""
+        """From the request to the last landing."""
         self._agent.wait_for(REGISTERED)
         with closing(Tail(self._agent, LANDED)) as tail:
-            meter = Meter(self._server, self._agent)
-            transfers, asking = ask_for(self._server, self._files)
-            return self._wait(tail, meter, transfers, asking)
+            return self._wait(tail, self._meter(), ask_for(self._server, self._files))
 
     def offline(self) -> Landed:
         """From the agent's connection to the last landing."""
         self._stop()
-        transfers, asking = ask_for(self._server, self._files)
+        asked = ask_for(self._server, self._files)
         self._agent = self._start()
         with closing(Tail(self._agent, LANDED)) as tail:
             self._agent.wait_for(REGISTERED)
-            return self._wait(tail, Meter(self._server, self._agent), transfers, asking)
+            return self._wait(tail, self._meter(), asked)
 
-    def _wait(self, tail: Tail, meter: "Meter", transfers: Sequence[str], asking: float) -> Landed:
-        tail.wait(len(self._files), PATIENCE)
-        run = meter.run(self._files)
-        self._check(transfers)
-        return Landed(len(self._files), asking, run)
+    def one_by_one(self) -> Landed:
+        """As `online`, with a request for each of some of them."""
+        files = self._files[:ONE_BY_ONE]
+        with closing(Tail(self._agent, LANDED)) as tail:
+            return self._wait(tail, self._meter(), ask_for_each(self._server, files))
 
-    def _check(self, transfers: Sequence[str]) -> None:
+    def _meter(self) -> "Meter":
+        return Meter(self._server, self._agent)
+
+    def _wait(self, tail: Tail, meter: "Meter", asked: "Asked") -> Landed:
+        tail.wait(len(asked.files), PATIENCE)
+        run = meter.run(asked.files)
+        self._check(asked)
+        return Landed(len(asked.files), asked.seconds, run)
+
+    def _check(self, asked: "Asked") -> None:
         """Each has its row and its file, the right one."""
-        rows = self._newest(len(transfers))
-        for transfer, source in zip(transfers, self._files, strict=True):
+        rows = self._newest(len(asked.files))
+        for transfer, source in zip(asked.transfers, asked.files, strict=True):
             row = rows[transfer]
             landed = self._server.directory / "data" / "downloads" / str(row["file"])
             assert row["status"] == "completed", row
@@ -167,15 +177,33 @@ class Meter:
         return Run(sum(file.stat().st_size for file in files), seconds, sender, receiver)
 
 
-def ask_for(server: Server, files: Sequence[Path]) -> tuple[list[str], float]:
-    """The transfers, and the seconds that asking took: several threads, each over one connection."""
+@dataclass(frozen=True)
+class Asked:
+    """Files, the transfers that are to bring them, and how many seconds it took to ask."""
+
+    files: Sequence[Path]
+    transfers: Sequence[str]
+    seconds: float
+
+
+def ask_for(server: Server, files: Sequence[Path]) -> Asked:
+    """All of them in one request."""
+    began = time.monotonic()
+    body = {"client": "till", "paths": [str(file) for file in files]}
+    status, answer = server.call("POST", "/api/v1/transfers/batch/", body)
+    assert status == 202, answer
+    return Asked(files, [row["id"] for row in answer["results"]], time.monotonic() - began)
+
+
+def ask_for_each(server: Server, files: Sequence[Path]) -> Asked:
+    """Several threads, each over one connection, with a request for each file."""
     began = time.monotonic()
     with ThreadPoolExecutor(ASKERS) as threads:
         parts = threads.map(
             _ask, [server] * ASKERS, [files[start::ASKERS] for start in range(ASKERS)]
         )
         transfers = {path: transfer for part in parts for path, transfer in part.items()}
-    return [transfers[file] for file in files], time.monotonic() - began
+    return Asked(files, [transfers[file] for file in files], time.monotonic() - began)
 
 
 def _ask(server: Server, files: Sequence[Path]) -> dict[Path, str]:

@@ -273,7 +273,7 @@ PROOFS: dict[Sync, tuple[Scenario, str]] = {
         "a completed row has no file",
     ),
     Sync(STORAGE, "sync_directory", "fsync"): (a_transfer, "a completed row has no file"),
-    Sync(STORAGE, "PartialFile.create", "sync_directory"): (
+    Sync(STORAGE, "PartialFile.checkpoint", "sync_directory"): (
         a_transfer,
         "what is safe on disk is sent again",
     ),

@@ -14,13 +14,15 @@ from django.db import connection
 from django.test import Client as Browser
 from django.utils import timezone
 from knox.models import AuthToken
-from pytest_django import DjangoAssertNumQueries, Settings
+from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks, Settings
 from rest_framework.test import APIClient
 
 from agent.wire.errors import ERRORS
 from tests.online import came_online
+from transfers import dispatch, rates
 from transfers.access import join_group
-from transfers.models import FINAL, AuditRecord, Client, Label, Scope, Status, Transfer
+from transfers.models import FINAL, AuditRecord, Client, Label, Scope, Status, Transfer, verify
+from transfers.throttle import Allowances
 
 TRANSFERS = "/api/v1/transfers/"
 SHA = "ab" * 32
@@ -77,6 +79,106 @@ def test_the_short_form_asks_for_the_file_that_the_agent_offers(
     assert (transfer.client, transfer.path) == (client1, None)
     assert response["Location"] == f"http://testserver{TRANSFERS}{transfer.pk}/"
     assert api.get(response["Location"]).json() == response.json()
+
+
+# Asking for many ---------------------------------------------------------------------------------
+
+BATCH = f"{TRANSFERS}batch/"
+
+
+def paths(transfers: list[dict[str, Any]]) -> list[str]:
+    return [transfer["path"] for transfer in transfers]
+
+
+def test_many_files_are_asked_for_at_once(
+    api: APIClient, client1: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    wanted = [f"/log/{number}" for number in range(1000)]
+    body = {"client": "client1", "paths": wanted, "reason": "audit", "rate_limit": 5000}
+    with django_assert_max_num_queries(60):
+        response = api.post(BATCH, body, format="json")
+    assert response.status_code == 202
+    results = response.json()["results"]
+    assert paths(results) == wanted
+    assert {row["requested_by"] for row in results} == {"olga"}
+    assert {(row["reason"], row["rate_limit"]) for row in results} == {("audit", 5000)}
+    assert Transfer.objects.filter(client=client1).count() == 1000
+    first = api.get(f"{TRANSFERS}{results[0]['id']}/").json()
+    assert first == results[0]
+    assert verify().problems == ()
+    rows = AuditRecord.objects.filter(event="requested")
+    assert sorted(row.details["path"] for row in rows) == sorted(wanted)
+
+
+def test_what_is_under_way_is_in_the_answer_and_not_asked_for_twice(
+    api: APIClient, make: Make
+) -> None:
+    known = make(path="/b", duplicate=False)
+    body = {"client": "client1", "paths": ["/a", "/b", "/c"]}
+    results = api.post(BATCH, body, format="json").json()["results"]
+    assert paths(results) == ["/a", "/b", "/c"]
+    assert results[1]["id"] == str(known.pk)
+    assert Transfer.objects.count() == 3
+    again = api.post(BATCH, body, format="json").json()["results"]
+    assert again == results
+    twice = api.post(BATCH, body | {"duplicate": True}, format="json").json()["results"]
+    assert not {row["id"] for row in twice} & {row["id"] for row in results}
+
+
+def test_an_agent_hears_once_of_many(
+    api: APIClient, client1: Client, monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:  # fmt: skip
+    rung: list[str] = []
+    monkeypatch.setattr(dispatch, "ring_from_sync", rung.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        api.post(BATCH, {"client": "client1", "paths": ["/a", "/b"]}, format="json")
+    assert rung == ["client1"]
+
+
+@pytest.mark.usefixtures("client1")
+@pytest.mark.parametrize(
+    "wanted", [None, [], "/a", ["/a", "/a"], ["/a", 5], ["/a", ""], ["x" * 4097], ["/a"] * 1001]
+)
+def test_a_batch_that_cannot_be_is_refused_and_nothing_is_asked_for(
+    api: APIClient, wanted: Any
+) -> None:
+    response = api.post(BATCH, {"client": "client1", "paths": wanted}, format="json")
+    assert_refused(response, 400, "invalid", "paths")
+    assert not Transfer.objects.exists()
+
+
+@pytest.mark.usefixtures("client1")
+def test_a_repeated_batch_gets_the_first_ones_transfers(api: APIClient) -> None:
+    body = {"client": "client1", "paths": ["/a", "/b"], "duplicate": True}
+    headers = {"Idempotency-Key": "k" * 255}
+    first = api.post(BATCH, body, format="json", headers=headers).json()
+    assert api.post(BATCH, body, format="json", headers=headers).json() == first
+    assert Transfer.objects.count() == 2
+    for other in (["/a"], ["/a", "/c"], ["/b", "/a"], ["/a", "/b", "/c"]):
+        response = api.post(BATCH, body | {"paths": other}, format="json", headers=headers)
+        assert_refused(response, 409, "idempotency_key_reused")
+
+
+def test_each_file_of_a_batch_counts(
+    api: APIClient, client1: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "deeds", Allowances(3, 0.001))
+    body = {"client": "client1", "paths": ["/a", "/b"]}
+    assert api.post(BATCH, body, format="json").status_code == 202
+    response = api.post(BATCH, body | {"paths": ["/c", "/d"]}, format="json")
+    assert_refused(response, 429, "throttled")
+    assert paths(api.get(TRANSFERS).json()["results"]) == ["/b", "/a"]
+
+
+@pytest.mark.usefixtures("client1")
+def test_a_batch_for_an_offline_client_can_be_refused(api: APIClient) -> None:
+    body = {"client": "client1", "paths": ["/a", "/b"], "if_offline": "fail"}
+    assert_refused(api.post(BATCH, body, format="json"), 409, "client_offline")
+    assert not Transfer.objects.exists()
+
+
+# Asking for one ----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("client1")

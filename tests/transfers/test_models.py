@@ -357,6 +357,7 @@ def test_a_verified_file_gets_a_name_of_its_own(make: Make, data_dir: Path) -> N
     assert transfer.sha256 == ""
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("at_now")
 def test_a_name_that_another_transfer_has_reserved_gets_a_number(make: Make) -> None:
     names = [make("receiving", name="a.db", size=9).verified(5, sha256=SHA).name for _ in range(3)]

@@ -37,6 +37,7 @@ API: dict[tuple[str, str], Cells] = {
     ("post", "/download/{client}"): (401, 403, 404, 202, 202),
     ("get", "/api/v1/transfers/"): (401, 200, 200, 200, 200),
     ("post", "/api/v1/transfers/"): (401, 403, 404, 202, 202),
+    ("post", "/api/v1/transfers/batch/"): (401, 403, 404, 202, 202),
     ("get", "/api/v1/transfers/{id}/"): (401, 200, 404, 200, 200),
     ("patch", "/api/v1/transfers/{id}/"): (401, 403, 404, 200, 200),
     ("post", "/api/v1/transfers/{id}/cancel/"): (401, 403, 404, 200, 200),
@@ -200,6 +201,7 @@ def cells(rows: dict[tuple[str, str], Any]) -> list[Any]:
 def test_api(names: dict[str, str], method: str, path: str, who: str, expected: int) -> None:
     body: dict[tuple[str, str], Any] = {
         ("post", "/api/v1/transfers/"): {"client": "client1"},
+        ("post", "/api/v1/transfers/batch/"): {"client": "client1", "paths": ["/a", "/b"]},
         ("patch", "/api/v1/clients/{client}/"): {"labels": ["berlin"]},
         ("patch", "/api/v1/transfers/{id}/"): {"rate_limit": 2048},
         ("post", "/api/v1/enrol/"): {"code": "no" * 13, "token_sha256": "ab" * 32},

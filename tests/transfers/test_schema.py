@@ -12,6 +12,7 @@ from django.test import Client as Browser
 CALLS = {
     "/download/{client_id}": {"post"},
     "/api/v1/transfers/": {"get", "post"},
+    "/api/v1/transfers/batch/": {"post"},
     "/api/v1/transfers/{id}/": {"get", "patch"},
     "/api/v1/transfers/{id}/cancel/": {"post"},
     "/api/v1/transfers/{id}/retry/": {"post"},

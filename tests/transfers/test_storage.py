@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -550,8 +551,18 @@ def test_a_landed_file_is_held_and_given_up_under_its_final_name(
     assert path.exists()
 
 
-def test_a_new_partial_file_has_its_name_on_disk(path: Path, calls: list[str]) -> None:
-    PartialFile.create(path).close()
+def test_with_its_first_checkpoint_a_new_partial_file_has_its_name_on_disk(
+    path: Path, calls: list[str]
+) -> None:
+    """Not before: without a checkpoint nothing of it is gone on with."""
+    with closing(PartialFile.create(path)) as partial:
+        assert calls == []
+        for _ in range(2):
+            partial.write([b"abc"])
+            partial.checkpoint()
+    assert calls == ["fsync directory"]
+    with closing(PartialFile.resume(path, 6)) as partial:
+        partial.checkpoint()
     assert calls == ["fsync directory"]
 
 
@@ -646,10 +657,13 @@ def test_a_partial_file_whose_directory_cannot_be_synced_is_let_go(
         raise OSError(errno.EIO, "I/O error")
 
     path = tmp_path / "a.part"
+    partial = PartialFile.create(path)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "sync_directory", fails)
         with pytest.raises(StorageError):
-            PartialFile.create(path)
+            partial.checkpoint()
+    assert partial.checkpointed == 0
+    partial.discard()
     assert not storage.is_busy(path)
     PartialFile.create(path).close()
 

@@ -8,6 +8,8 @@ from django.db import DataError, OperationalError
 
 from transfers.together import Together
 
+pytestmark = pytest.mark.django_db(transaction=True)
+
 PATIENCE = 20.0
 
 

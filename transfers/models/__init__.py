@@ -1,6 +1,6 @@
 """Clients and transfers, the status table and the only ways to change a status; enrolment; the audit log."""
 
-from .asking import RequestKey, asked_before, request_file
+from .asking import RequestKey, asked_before, request_file, request_files
 from .audit import (
     AppendOnly,
     AuditHead,
@@ -85,5 +85,6 @@ __all__ = [
     "record",
     "recorded_together",
     "request_file",
+    "request_files",
     "verify",
 ]

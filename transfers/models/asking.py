@@ -1,17 +1,20 @@
-"""Asking for a file: the one way to make a transfer. What is asked twice is one transfer.
+"""Asking for files: the one way to make a transfer. What is asked twice is one transfer.
 
 The same file of the same client, while it is under way, is not asked for again, unless the caller
 says `duplicate`. A user's idempotency key gives the transfer that its first use was answered with,
 whatever has become of it.
 """
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 
-from .audit import Event, record
+from .audit import Event, record, recorded_together
 from .client import Client
 from .row import path_key
 from .transfer import Transfer
@@ -37,71 +40,106 @@ class RequestKey(models.Model):
         return self.key
 
 
-def asked_before(requested_by: Any, idempotency_key: str) -> Transfer | None:
-    """What this user's first request with this key was answered with."""
-    used = RequestKey.objects.filter(requested_by=requested_by, key=idempotency_key)
-    known = used.select_related("transfer__requested_by").first()
-    return known.transfer if known else None
+def asked_before(requested_by: Any, idempotency_key: str, count: int = 1) -> list[Transfer] | None:
+    """What this user's first request with this key was answered with; None: there was none.
+
+    `count`: how many files are asked for with it. Where there were more, there is one more in the answer.
+    """
+    keys = _keys(idempotency_key, count + 1)
+    used = RequestKey.objects.filter(requested_by=requested_by, key__in=keys)
+    known = {each.key: each.transfer for each in used.select_related("transfer__requested_by")}
+    return [known[key] for key in keys if key in known] if keys[0] in known else None
 
 
-def request_file(
-    client: Client,
-    path: str | None = None,
-    *,
-    requested_by: Any = None,
-    deadline: datetime | None = None,
-    idempotency_key: str | None = None,
-    duplicate: bool = False,
-    reason: str = "",
-    rate_limit: int | None = None,
-) -> Transfer:
-    """The transfer that is to bring this file: a new one, or the one that is under way already."""
-    wanted = Transfer(
+def _keys(idempotency_key: str, count: int) -> list[str]:
+    """A key for each file, of 255 characters at most; the first is the one that was sent."""
+    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return [idempotency_key, *(f"{digest} {number}" for number in range(1, count))]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How files are asked for."""
+
+    requested_by: Any = None
+    deadline: datetime | None = None
+    idempotency_key: str | None = None
+    duplicate: bool = False
+    reason: str = ""
+    rate_limit: int | None = None
+
+
+def request_file(client: Client, path: str | None = None, **terms: Any) -> Transfer:
+    """The transfer that is to bring this file: a new one, or the one that is under way already.
+
+    The terms are those of `Terms`.
+    """
+    return request_files(client, [path], **terms)[0]
+
+
+def request_files(client: Client, paths: Sequence[str | None], **terms: Any) -> list[Transfer]:
+    """As `request_file`, for many files, in their order; either all of them are asked for, or none."""
+    wanted = Terms(**terms)
+    try:
+        return _answer(client, paths, wanted)
+    except IntegrityError:  # somebody asked for the same in this very moment, so now it is there
+        return _answer(client, paths, wanted)
+
+
+def _answer(client: Client, paths: Sequence[str | None], terms: Terms) -> list[Transfer]:
+    key = terms.idempotency_key
+    if key and (known := asked_before(terms.requested_by, key, len(paths))):
+        return known
+    with transaction.atomic(), recorded_together():
+        there = {} if terms.duplicate else _under_way(client, paths, terms.deadline)
+        new = {path: _new(client, path, terms) for path in paths if path not in there}
+        Transfer.objects.bulk_create(new.values())
+        if new:
+            next(iter(new.values())).ring()
+        transfers = [there.get(path) or new[path] for path in paths]
+        for path, transfer in zip(paths, transfers, strict=True):
+            record(
+                Event.REQUESTED,
+                transfer=transfer,
+                path=path,
+                reason=terms.reason,
+                deadline=terms.deadline,
+                rate_limit=terms.rate_limit,
+                under_way=path in there,
+            )
+        if key:
+            used = zip(_keys(key, len(paths)), transfers, strict=True)
+            RequestKey.objects.bulk_create(
+                RequestKey(requested_by=terms.requested_by, key=each, transfer=transfer)
+                for each, transfer in used
+            )
+    return transfers
+
+
+def _new(client: Client, path: str | None, terms: Terms) -> Transfer:
+    return Transfer(
         client=client,
         path=path,
-        requested_by=requested_by,
-        deadline=deadline,
-        duplicate=duplicate,
-        reason=reason,
-        rate_limit=rate_limit,
+        path_key=path_key(path),  # `save` is not asked for it
+        requested_by=terms.requested_by,
+        deadline=terms.deadline,
+        duplicate=terms.duplicate,
+        reason=terms.reason,
+        rate_limit=terms.rate_limit,
     )
-    try:
-        return _answer(wanted, idempotency_key)
-    except IntegrityError:  # somebody asked for the same in this very moment, so now it is there
-        return _answer(wanted, idempotency_key)
 
 
-def _answer(wanted: Transfer, idempotency_key: str | None) -> Transfer:
-    user = wanted.requested_by
-    if idempotency_key and (known := asked_before(user, idempotency_key)):
-        return known
-    with transaction.atomic():
-        transfer = (None if wanted.duplicate else _under_way(wanted)) or wanted
-        if transfer is wanted:
-            wanted.save(force_insert=True)
-            wanted.ring()
-        record(
-            Event.REQUESTED,
-            transfer=transfer,
-            path=wanted.path,
-            reason=wanted.reason,
-            deadline=wanted.deadline,
-            rate_limit=wanted.rate_limit,
-            under_way=transfer is not wanted,
-        )
-        if idempotency_key:
-            RequestKey.objects.create(requested_by=user, key=idempotency_key, transfer=transfer)
-    return transfer
-
-
-def _under_way(wanted: Transfer) -> Transfer | None:
-    same = Transfer.objects.live().filter(
-        client=wanted.client, path_key=path_key(wanted.path), duplicate=False
-    )
-    transfer = same.select_related("requested_by").first()
-    if transfer is not None and transfer.deadline is not None:
-        _extend(transfer, wanted.deadline)
-    return transfer
+def _under_way(
+    client: Client, paths: Sequence[str | None], deadline: datetime | None
+) -> dict[str | None, Transfer]:
+    """Those of these files that are asked for already, for as long as this caller wants them, too."""
+    keys = {path_key(path) for path in paths}
+    same = Transfer.objects.live().filter(client=client, path_key__in=keys, duplicate=False)
+    known = {transfer.path: transfer for transfer in same.select_related("requested_by")}
+    for transfer in known.values():
+        if transfer.deadline is not None:
+            _extend(transfer, deadline)
+    return known
 
 
 def _extend(transfer: Transfer, deadline: datetime | None) -> None:

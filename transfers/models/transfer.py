@@ -21,6 +21,7 @@ from transfers import dispatch, storage
 
 from . import usage
 from .audit import Event, record
+from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
 from .queries import TransferQuerySet
 from .row import TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
@@ -50,10 +51,11 @@ class Transfer(TransferRow):
 
         With `holder`, the row must still belong to the connection of that epoch.
         """
-        mine = {} if holder is None else {"epoch": holder}
-        row = Transfer.objects.filter(pk=self.pk, status=self.status, **mine)
+        expected = {"id": self.pk, "status": self.status}
+        if holder is not None:
+            expected["epoch"] = holder
         allowed = wanted in ALLOWED[Status(self.status)]
-        if not allowed or not row.update(status=wanted, **values):
+        if not allowed or not compare_and_set(Transfer, expected, {"status": wanted, **values}):
             self.refresh_from_db()
             raise self._conflict(wanted)
         if holder is None:
@@ -68,7 +70,7 @@ class Transfer(TransferRow):
         database computed is read from there once somebody asks for it.
         """
         for name, value in values.items():
-            if hasattr(value, "resolve_expression"):
+            if isinstance(value, COMPUTED):
                 self.__dict__.pop(name, None)  # as `defer` leaves it
             else:
                 setattr(self, name, value)
@@ -93,14 +95,14 @@ class Transfer(TransferRow):
             raise self._conflict(Status.REQUESTED)
         if self.status in ACTIVE:
             self.link_lost(self.epoch)
-        self._move(
-            Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=self.attempts + 1
-        )
+        self._move(Status.REQUESTED, holder=self.epoch, epoch=epoch, attempts=self.attempts + 1)
 
     def link_lost(self, epoch: int) -> None:
         """The connection ended: wait for the client to come back."""
         wanted = Status.INTERRUPTED if self._has_bytes else Status.QUEUED
-        self._move(wanted, holder=epoch, received=F("checkpoint"))  # the rest is asked for again
+        self._move(
+            wanted, holder=epoch, received=SameAs("checkpoint")
+        )  # the rest is asked for again
 
     @property
     def _has_bytes(self) -> bool:
@@ -118,7 +120,7 @@ class Transfer(TransferRow):
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
         values: dict[str, Any] = {}
         if self.checkpoint > 0 and self.fingerprint != fingerprint:
-            values["source_changes"] = F("source_changes") + 1
+            values["source_changes"] = Plus(1)
         self._move(
             Status.RECEIVING,
             holder=epoch,
@@ -165,7 +167,7 @@ class Transfer(TransferRow):
         if self.source_changes >= MAX_SOURCE_CHANGES:
             self._give_up(epoch, self._error("source_changed", detail))
             return
-        changes = F("source_changes") + 1
+        changes = Plus(1)
         self._move(Status.QUEUED, holder=epoch, source_changes=changes, checkpoint=0, received=0)
 
     def verified(self, epoch: int, *, sha256: str, wire: int = 0) -> Path:
@@ -187,7 +189,7 @@ class Transfer(TransferRow):
                         file=file,
                         source_sha256=sha256,
                         received=self.size,
-                        wire_bytes=F("wire_bytes") + wire,
+                        wire_bytes=Plus(wire),
                     )
             except IntegrityError:
                 # Within a transaction of others nothing can be asked any more: each is done alone, then.
@@ -253,7 +255,7 @@ class Transfer(TransferRow):
             self._set_back(epoch, now + pause, resume=resume, values=values)
         elif ERRORS[code].retryable and self.setbacks < settings.RETRIES:
             pause = timedelta(seconds=settings.RETRY_PAUSE * PAUSE_GROWTH**self.setbacks)
-            values["setbacks"] = F("setbacks") + 1
+            values["setbacks"] = Plus(1)
             self._set_back(epoch, now + pause, resume=resume, values=values)
         else:
             self._give_up(epoch, values)
@@ -269,7 +271,7 @@ class Transfer(TransferRow):
         self, epoch: int, until: datetime, *, resume: bool, values: dict[str, Any]
     ) -> None:
         values |= {
-            "received": F("checkpoint") if resume else 0,
+            "received": SameAs("checkpoint") if resume else 0,
             "finished_at": None,
             "next_attempt_at": until,
         }
