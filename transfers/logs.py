@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 
 from agent.wire.display import shown
 
+# What no line of ours shows is not looked up for each (Python's logging how-to, "Optimization").
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
 
 class EscapedFormatter(logging.Formatter):
     """For people: control, bidi and other unprintable characters escaped.

@@ -1,6 +1,7 @@
 """One connection and its client's rows: what is asked for, what is left, and when to go."""
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -18,7 +19,9 @@ from agent.wire.messages import (
     Abort,
     Ack,
     Cancel,
+    End,
     Hello,
+    Landed,
     Offer,
     Renew,
     Renewed,
@@ -95,7 +98,7 @@ class Connection:
         self.attendant.renewed(renewed.token_sha256)
         return renewed.token_sha256
 
-    def say(self, message: Offer | Abort) -> None:
+    def say(self, message: Offer | End | Abort) -> None:
         assert self.session.receive(self.agent.send(message)) == message
         self.attendant.receive(message)
 
@@ -253,6 +256,49 @@ async def test_so_many_at_once_and_the_oldest_first(connection: Connection) -> N
     connection.say(Abort(rows[3].pk, "not_found", path=rows[3].path))
     assert await connection.hear() == Request(rows[AT_ONCE].pk, paths[AT_ONCE], None)
     assert (await fresh(rows[-1])).status == "queued"
+
+
+async def land(connection: Connection, asked: Outgoing | Renew) -> None:
+    """Send what was asked for, an empty file, until it has landed."""
+    assert isinstance(asked, Request)
+    connection.say(Offer(asked.transfer, "a", 0, 0, "1", asked.path))
+    assert isinstance(await connection.hear(), Start)
+    connection.say(End(asked.transfer, 0, hashlib.sha256().hexdigest(), "1", "a"))
+    assert isinstance(await connection.hear(), Landed)
+
+
+async def test_what_lands_makes_room_for_the_next_without_a_look(connection: Connection) -> None:
+    rows = [await wanted(connection.client, f"/{number}") for number in range(AT_ONCE + 3)]
+    await connection.open()
+    asked = [await connection.hear() for _ in range(AT_ONCE)]
+    looks = connection.looks_begun
+    for request, row in zip(asked, rows[AT_ONCE:], strict=False):
+        await land(connection, request)
+        assert await connection.hear() == Request(row.pk, row.path, None)
+    assert connection.looks_begun == looks
+
+
+async def test_what_was_cancelled_before_its_turn_is_not_asked_for(connection: Connection) -> None:
+    """Nobody has rung: its row is as it was when it was looked at, for all that this connection knows."""
+    rows = [await wanted(connection.client, f"/{number}") for number in range(AT_ONCE + 2)]
+    await connection.open()
+    asked = [await connection.hear() for _ in range(AT_ONCE)]
+    await Transfer.objects.filter(pk=rows[AT_ONCE].pk).aupdate(status="cancelled")
+    await land(connection, asked[0])
+    assert await connection.hear() == Request(rows[-1].pk, rows[-1].path, None)
+
+
+async def test_what_is_new_is_found_while_others_are_known(connection: Connection) -> None:
+    """A ring is a look, whatever there is to do without one."""
+    for number in range(AT_ONCE + 1):
+        await wanted(connection.client, f"/{number}")
+    await connection.open()
+    asked = [await connection.hear() for _ in range(AT_ONCE)]
+    looks = connection.looks_begun
+    await connection.look()
+    assert connection.looks_begun > looks
+    await land(connection, asked[0])
+    assert isinstance(await connection.hear(), Request)
 
 
 async def test_a_source_that_changed_is_asked_for_again_at_once(connection: Connection) -> None:

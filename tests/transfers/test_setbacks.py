@@ -17,6 +17,7 @@ from agent.wire.messages import Abort, Ack, Request, Start
 from tests.transfers.test_attendant import Connection, connection, fresh, wanted
 from tests.transfers.test_intake import DATA, Agent, House, house
 from transfers import limits, recovery, storage
+from transfers.limits import Spare
 from transfers.models import Client, Transfer, request_file
 from transfers.turns import of_this_process
 
@@ -287,6 +288,41 @@ async def test_what_is_told_of_the_room_has_no_numbers_of_other_clients(
     for told in (refused.error_detail, abort.detail):
         assert not re.search(r"\d", told.replace("client1", "")), told
     assert "1234 bytes are free, 4321 are foreseen" in caplog.text
+
+
+async def test_room_that_was_found_just_now_is_given_out_without_another_look(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.MIN_FREE_SPACE = 1000
+    free(monkeypatch, 1000 + len(DATA) + 4 * len(DATA))
+    assert (await house.run(await house.row())).status == "completed"
+    free(monkeypatch, 0)
+    assert (await house.run(await house.row())).status == "completed"
+    refused = await house.run(await house.row())
+    assert refused.error_code == "storage_full", "no more than a fourth of it"
+
+
+def test_room_is_given_out_for_a_while_and_once() -> None:
+    spare = Spare()
+    assert not spare.take(1, 0.0), "nobody has looked yet"
+    spare.found(4 * 100, 10.0)
+    assert spare.take(60, 10.0)
+    assert not spare.take(60, 10.5)
+    assert spare.take(40, 10.5)
+    spare.found(4 * 100, 11.0)
+    assert not spare.take(1, 12.0), "that was a while ago"
+    spare.found(-1, 13.0)
+    assert not spare.take(1, 13.0)
+
+
+async def test_where_a_day_has_a_quota_each_transfer_is_looked_at(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.MIN_FREE_SPACE, settings.BYTES_PER_DAY = 0, 1000 * len(DATA)
+    free(monkeypatch, 100 * len(DATA))
+    assert (await house.run(await house.row())).status == "completed"
+    free(monkeypatch, 0)
+    assert (await house.run(await house.row())).error_code == "storage_full"
 
 
 Verb = Callable[[Transfer], Any]

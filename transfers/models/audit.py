@@ -23,6 +23,7 @@ from django.utils import timezone
 from agent.wire.display import shown
 from transfers.acting import actor
 
+from .compare_and_set import compare_and_set
 from .transactions import one_transaction
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ def _append(rows: Sequence[AuditRecord]) -> None:
             row.digest = row.expected_digest()
             head.number, head.digest = row.number, row.digest
         AuditRecord.objects.bulk_create(rows)
-        head.save()
+        end = {"number": head.number, "digest": head.digest}
+        compare_and_set(AuditHead, {"id": head.pk}, end)
     transaction.on_commit(partial(_say, rows))
 
 

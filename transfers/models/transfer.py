@@ -160,7 +160,7 @@ class Transfer(TransferRow):
 
     def count_wire(self, epoch: int, wire: int) -> None:
         """So many bytes came over the wire, whatever became of them; nothing once it is another's."""
-        Transfer.objects.filter(pk=self.pk, epoch=epoch).update(wire_bytes=F("wire_bytes") + wire)
+        compare_and_set(Transfer, {"id": self.pk, "epoch": epoch}, {"wire_bytes": Plus(wire)})
 
     def source_changed(self, epoch: int, detail: str) -> None:
         """Start again from 0, or fail once that happened too often."""

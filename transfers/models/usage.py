@@ -7,10 +7,11 @@ from contextvars import ContextVar
 from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import IntegrityError, models, transaction
-from django.db.models import F, Sum
+from django.db.models import Sum
 from django.utils import timezone
 
 from .client import Client
+from .compare_and_set import Plus, compare_and_set
 
 KEPT = timedelta(days=90)
 """For how long it is kept what was written on a day, for people to look at."""
@@ -58,16 +59,15 @@ def counted_together() -> Iterator[None]:
 
 
 def _add(client_id: str, written: int) -> None:
-    today = _today()
-    row = Usage.objects.filter(client_id=client_id, day=today)
-    more = {"written": F("written") + written}
-    if row.update(**more):
+    day = _today()
+    today, more = {"client": client_id, "day": day}, {"written": Plus(written)}
+    if compare_and_set(Usage, today, more):
         return
     try:
         with transaction.atomic():
-            Usage.objects.create(client_id=client_id, day=today, written=written)
+            Usage.objects.create(client_id=client_id, day=day, written=written)
     except IntegrityError:  # another transfer of this client was first
-        row.update(**more)
+        compare_and_set(Usage, today, more)
 
 
 def forget_old() -> None:
