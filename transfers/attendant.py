@@ -105,7 +105,8 @@ class Attendant:
         self._pulse = Pulse(clock)
         self._noted = 0.0
         """The last sign of life that the lease counts from."""
-        self._next_event: float | None = None
+        self._look_at: float | None = None
+        """When to look by itself, by the event loop's clock; None: there is nothing to do."""
         self._reply = reply
         self._close = close
         self._rotation = Rotation(client, epoch, renewable=renewable)
@@ -197,12 +198,16 @@ class Attendant:
                     await self._take_on()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
-                self._next_event = float(HEARTBEAT)
+                self._look_in(HEARTBEAT)
+
+    def _look_in(self, seconds: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        self._look_at = None if seconds is None else now + seconds
 
     async def _rest(self) -> None:
         """Until there is a reason to look; the roll call rings, too, for an agent that is silent."""
         try:
-            async with asyncio.timeout(self._next_event):
+            async with asyncio.timeout_at(self._look_at):
                 await self._bell.wait()
         except TimeoutError:
             self._is_rung = True
@@ -220,7 +225,8 @@ class Attendant:
         """Do what the rows say: leave what is not ours, ask for what waits, go when not wanted."""
         self._is_rung = False
         rows = await self._read_rows()
-        self._next_event, self._ahead = rows.next_event, rows.waiting
+        self._ahead = rows.waiting
+        self._look_in(rows.next_event)
         if rows.revoked:
             await self._close(CloseCode.REVOKED, Abort(None, "revoked"))
         elif rows.replaced:

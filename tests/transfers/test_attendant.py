@@ -376,6 +376,25 @@ async def test_a_deadline_that_passes_ends_what_is_under_way(connection: Connect
     connection.say(Abort(transfer.pk, "cancelled"))
 
 
+async def test_a_deadline_that_passes_is_seen_although_others_land_all_the_time(
+    connection: Connection,
+) -> None:
+    """Each of them wakes the connection, which knows what is next, before it would look by itself."""
+    soon = timezone.now() + timedelta(seconds=2)
+    transfer = await wanted(connection.client, "/late", deadline=soon)
+    for number in range(AT_ONCE):
+        await wanted(connection.client, f"/{number}")
+    await connection.open()
+    for _ in range(AT_ONCE):
+        assert isinstance(await connection.hear(), Request)
+    async with asyncio.timeout(PATIENCE):
+        while connection.said.empty():
+            connection.attendant._bell.set()
+            await asyncio.sleep(0.1)
+    assert await connection.hear() == Cancel(transfer.pk)
+    connection.say(Abort(transfer.pk, "cancelled"))
+
+
 async def test_a_connection_that_is_not_heard_any_more_is_closed(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
