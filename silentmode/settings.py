@@ -224,8 +224,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        # The layer waits 5 s at a time for a message, as long as redis-py 8 waits for any answer.
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 30}]},
+        "CONFIG": {
+            # The layer waits 5 s at a time for a message, as long as redis-py 8 waits for any answer.
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 30}],
+            "capacity": 10_000,  # all agents ring when they come back, and 100 would drown the others
+        },
     }
     if REDIS_URL
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}

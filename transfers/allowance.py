@@ -16,11 +16,11 @@ class Allowance:
         self._left = burst
         self._at = clock()
 
-    def take(self) -> bool:
-        """Once more; whether that was allowed."""
-        if self.left < 1:
+    def take(self, count: int = 1) -> bool:
+        """So many times more; whether that was allowed, and all of it."""
+        if self.left < count:
             return False
-        self._left -= 1
+        self._left -= count
         return True
 
     @property
@@ -31,7 +31,6 @@ class Allowance:
         self._at = now
         return self._left
 
-    @property
-    def seconds_until_next(self) -> float:
-        """Until once more is allowed."""
-        return max(0.0, (1 - self.left) / self._rate)
+    def seconds_until(self, count: int = 1) -> float:
+        """Until so many times more are allowed."""
+        return max(0.0, (count - self.left) / self._rate)

@@ -119,7 +119,7 @@ class Attendant:
         """Of the last look, those whose turn has not come. What has become of one since, its claim shows."""
         self._seat = turns.of_this_process().seat(client.pk, self._bell.set)
         self._roll_call = rollcall.of_this_process()
-        self._looking = asyncio.create_task(self._run())
+        self._looking: asyncio.Task[None] | None = asyncio.create_task(self._run())
 
     def ring(self) -> None:
         """Look soon."""
@@ -166,7 +166,11 @@ class Attendant:
 
     async def leave(self) -> None:
         """The connection is gone: give up the lease, and keep what has arrived."""
-        self._looking.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = (
+            None  # what a task was cancelled in holds this, and this would hold the task
+        )
         dispatch.here.leave(self.client.pk, self.ring)
         self._roll_call.leave(self)
         self._seat.leave()
@@ -198,6 +202,7 @@ class Attendant:
                     await self._take_on()
             except Exception:  # say, the database restarts: look again at the next heartbeat
                 log.exception("%s: could not look at its transfers", self.client)
+                self._is_rung = True
                 self._look_in(HEARTBEAT)
 
     def _look_in(self, seconds: float | None) -> None:
@@ -330,13 +335,20 @@ class Attendant:
     def _waiting(self) -> tuple[Transfer, ...]:
         busy = self._session.open_transfers | self._intakes.keys()
         rows = Transfer.objects.waiting_for(self.client.pk, self.epoch).exclude(pk__in=busy)
-        return tuple(rows[:AHEAD])
+        # Who waits for a first turn needs none beyond it, and there may be thousands of them.
+        return tuple(rows[: AHEAD if self._intakes else settings.MAX_ACTIVE_PER_CLIENT])
 
     @database_sync_to_async
     def _claim(self, waiting: Sequence[Transfer]) -> tuple[Transfer, ...]:
         steps = [Step(each, partial(each.claim, self.epoch)) for each in waiting]
+        # What may have landed already is looked for on the disk: not while others wait for the transaction.
+        alone = [step for step in steps if step.transfer.status == Status.VERIFYING]
+        steps = [step for step in steps if step.transfer.status != Status.VERIFYING]
+        answers = [*take_steps(steps), *(take_steps([step])[0] for step in alone)]
         claimed = []
-        for transfer, conflict in zip(waiting, take_steps(steps), strict=True):
+        for transfer, conflict in zip(
+            (step.transfer for step in (*steps, *alone)), answers, strict=True
+        ):
             if conflict is None:
                 claimed.append(transfer)
             else:

@@ -62,14 +62,19 @@ def take_steps(steps: Sequence[Step]) -> list[Any]:
     if len(steps) == 1:
         return [_take(steps[0])]
     before = [dict(step.transfer.__dict__) for step in steps]
+    # In one order, or two processes could wait for each other: rows, then usage, then the audit log.
+    order = sorted(range(len(steps)), key=lambda number: steps[number].transfer.pk)
+    answers: dict[int, Any] = {}
     try:
-        with transaction.atomic(), counted_together(), recorded_together():
-            return [_take(step) for step in steps]
+        with transaction.atomic(), recorded_together(), counted_together():
+            for number in order:
+                answers[number] = _take(steps[number])
     except BaseException:
         for step, was in zip(steps, before, strict=True):
-            step.transfer.__dict__.clear()
-            step.transfer.__dict__.update(was)
+            # Its rate limit is what the connection was told meanwhile, in another thread.
+            step.transfer.__dict__.update(was | {"rate_limit": step.transfer.rate_limit})
         raise
+    return [answers[number] for number in range(len(steps))]
 
 
 def _take(step: Step) -> Any:

@@ -81,6 +81,9 @@ class AgentConsumer(AsyncConsumer):
                 farewell = Abort(None, "cancelled", lifecycle.STOPS)
                 await self._close(CloseCode.SERVICE_RESTART, farewell)
                 raise
+            except Exception:  # say, the database restarts: the agent comes again
+                await self.send({"type": "websocket.close"})
+                raise
             finally:
                 await self._leave()
 
@@ -247,9 +250,10 @@ class AgentConsumer(AsyncConsumer):
         """The socket is gone, or the server stops."""
         if self.impatience is not None:
             self.impatience.cancel()
-        if self.attendant is not None:
+        attendant, self.attendant = self.attendant, None  # each holds the other
+        if attendant is not None:
             log.info("Client %s disconnected", self.client)
-            await self.attendant.leave()
+            await attendant.leave()
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:

@@ -70,30 +70,30 @@ class Limits:
         if not has_quota and self._spare.take(rest, self._clock()):
             self._checked(rest)
         else:
-            await self._check(rest, rest)
+            await self._check(rest, rest, begins=True)
 
     async def may_go_on(self, rest: int) -> None:
         """Whether there still is room for the next of them; looks now and then only. Raises Refused."""
         due = self._checked_at + CHECK_SECONDS
         if self._clock() >= due or rest <= self._next_at:
-            await self._check(rest, min(rest, CHECK_BYTES))
+            await self._check(rest, min(rest, CHECK_BYTES), begins=False)
 
-    async def _check(self, rest: int, to_come: int) -> None:
+    async def _check(self, rest: int, to_come: int, *, begins: bool) -> None:
         free = await in_thread(storage.free_space, settings.PARTIAL_DIR)
-        await database_sync_to_async(self._check_rows)(to_come, free)
+        await database_sync_to_async(self._check_rows)(to_come, free, begins=begins)
         self._checked(rest)
 
     def _checked(self, rest: int) -> None:
         self._checked_at, self._next_at = self._clock(), rest - CHECK_BYTES
 
-    def _check_rows(self, to_come: int, free: int) -> None:
+    def _check_rows(self, to_come: int, free: int, *, begins: bool) -> None:
         try:
             check_quota(self._transfer, to_come)
         except QuotaExceeded as exceeded:
             raise Refused(exceeded.code, str(exceeded)) from None
-        self._check_room(to_come, free)
+        self._check_room(to_come, free, begins=begins)
 
-    def _check_room(self, to_come: int, free: int) -> None:
+    def _check_room(self, to_come: int, free: int, *, begins: bool) -> None:
         """Also for what those that began before it will bring: where room gets scarce, they go first.
 
         So the last to begin give way while the first still have room to end. All that began at once,
@@ -102,7 +102,8 @@ class Limits:
         foreseen = Transfer.objects.foreseen_before(self._transfer)
         spare = free - foreseen - to_come - settings.MIN_FREE_SPACE
         if spare >= 0:
-            self._spare.found(spare, self._clock())
+            if begins:  # else there are younger ones, and more of this one is to come
+                self._spare.found(spare, self._clock())
             return
         log.warning(
             "No room for %s: %d bytes are free, %d are foreseen for what began before it, %d are still "

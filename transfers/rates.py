@@ -36,9 +36,9 @@ class TooMuch(exceptions.Throttled):
         self.seconds = seconds
 
 
-def count_deed(user: User | AnonymousUser) -> None:
-    """This user is about to do something that is recorded. Raises TooMuch."""
-    _count(deeds, user, "calls")
+def count_deed(user: User | AnonymousUser, count: int = 1) -> None:
+    """This user is about to do something that is recorded, so many times. Raises TooMuch."""
+    _count(deeds, user, "calls", count)
 
 
 def refused(user: User | AnonymousUser, *, action: str, path: str) -> None:
@@ -47,8 +47,8 @@ def refused(user: User | AnonymousUser, *, action: str, path: str) -> None:
     record(Event.REFUSED, action=action, path=path[:200])
 
 
-def _count(allowances: Allowances, user: User | AnonymousUser, what: str) -> None:
-    allowed, pause = allowances.take(user.pk)
+def _count(allowances: Allowances, user: User | AnonymousUser, what: str, count: int = 1) -> None:
+    allowed, pause = allowances.take(user.pk, count)
     if not allowed:
         raise TooMuch(pause, what)
     if pause:

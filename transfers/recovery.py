@@ -145,13 +145,21 @@ def _settle(transfer: Transfer, report: Report) -> None:
     try:
         if transfer.status == Status.VERIFYING and transfer.finish_landing():
             report.completed += 1
-        elif transfer.status != Status.REQUESTED or not transfer.client.online:
+        elif not (_is_beginning(transfer) and transfer.client.online):
             transfer.link_lost(transfer.epoch)
             report.interrupted += 1
     except StatusConflict as conflict:
         log.info("sweep: %s", conflict)  # a connection has just taken it on
     except storage.StorageError:
         pass  # it has landed, but that cannot be synced: a later look or sweep tries again
+
+
+def _is_beginning(transfer: Transfer) -> bool:
+    """Whether a connection may be at it that has no file open yet."""
+    begun = transfer.checkpoint > 0 or transfer.partial_path.exists()
+    return transfer.status == Status.REQUESTED or (
+        transfer.status == Status.RECEIVING and not begun
+    )
 
 
 def _remove_orphans() -> int:

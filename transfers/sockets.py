@@ -100,6 +100,7 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
     def connectionLost(self, *reason: Any) -> None:
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
+        self._beat = None  # it holds the application, which holds this
         self.factory.server_class.http_factory.visitors.leave(self.transport)
         super().connectionLost(*reason)
 

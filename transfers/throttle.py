@@ -34,26 +34,27 @@ class Allowances:
         """Parties that are remembered."""
         return len(self._left)
 
-    def take(self, party: Hashable) -> tuple[bool, float]:
-        """Once more: whether that was allowed, and the seconds for which no more is.
+    def take(self, party: Hashable, count: int = 1) -> tuple[bool, float]:
+        """So many times more: whether that was allowed, and the seconds for which no more is.
 
-        `(True, 3.0)` comes once for each pause: it is what began it.
+        `(True, 3.0)` comes once for each pause: it is what began it. `(False, 3.0)`: nothing was taken, and
+        as many are allowed then.
         """
         with self._lock:
             left = self._left.pop(party, None)
             if left is None:
                 left = Allowance(self._burst, self._rate, self._clock)
-            allowed = left.take()
+            allowed = left.take(count)
             self._left[party] = left
             if len(self._left) > REMEMBERED:
                 self._left.popitem(last=False)
-            return allowed, left.seconds_until_next
+            return allowed, left.seconds_until(1 if allowed else count)
 
     def wait(self, party: Hashable) -> float:
         """Seconds for which no more is allowed; 0.0: it is."""
         with self._lock:
             left = self._left.get(party)
-            return 0.0 if left is None else left.seconds_until_next
+            return 0.0 if left is None else left.seconds_until()
 
 
 class Failures:

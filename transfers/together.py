@@ -18,6 +18,10 @@ MOST = 500
 """In one call: so many names are in one query."""
 
 
+ONE_TOO_MANY = frozenset({"40001", "40P01"})
+"""PostgreSQL's codes for a transaction that got in the way of another one: it can be done again."""
+
+
 class Together(Generic[A, R]):
     """`call` is given those that wait, and answers each, in their order: with a result, or an exception.
 
@@ -60,6 +64,12 @@ class Together(Generic[A, R]):
         try:
             return await database_sync_to_async(self._call)(ones) if ones else ()
         except Exception as error:
-            if len(ones) == 1 or isinstance(error, OperationalError | InterfaceError):
+            if len(ones) == 1 or _is_away(error):
                 return [error] * len(ones)
         return [result for one in ones for result in await self._results([one])]
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database would not answer another question either."""
+    sqlstate = getattr(error.__cause__, "sqlstate", None)
+    return isinstance(error, OperationalError | InterfaceError) and sqlstate not in ONE_TOO_MANY

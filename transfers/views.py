@@ -185,8 +185,8 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
             values = dict(body.validated_data)
             client = self._ready(values.pop("client"), values.pop("if_offline"))
             paths = values.pop("paths")
-            for _ in paths[1:]:  # the first is counted already
-                count_deed(request.user)
+            if len(paths) > 1:
+                count_deed(request.user, len(paths) - 1)  # one is counted already
             transfers = self._ask(client, paths, **values)
         answer = BatchAnswerSerializer(
             {"results": transfers}, context=self.get_serializer_context()

@@ -192,7 +192,8 @@ def test_postgresql_gets_a_pool(fresh: Path) -> None:
 def test_redis_replaces_the_in_memory_layer(fresh: Path) -> None:
     layer = setting("CHANNEL_LAYERS", fresh, REDIS_URL="redis://r:6379/1")["default"]
     assert layer["BACKEND"] == "channels_redis.core.RedisChannelLayer"
-    assert layer["CONFIG"] == {"hosts": [{"address": "redis://r:6379/1", "socket_timeout": 30}]}
+    hosts = [{"address": "redis://r:6379/1", "socket_timeout": 30}]
+    assert layer["CONFIG"] == {"hosts": hosts, "capacity": 10_000}
     assert check(fresh, REDIS_URL="redis://r:6379/1", SILENTMODE_WORKERS="4")[0] == 0
 
 

@@ -169,6 +169,16 @@ def test_each_file_of_a_batch_counts(
     response = api.post(BATCH, body | {"paths": ["/c", "/d"]}, format="json")
     assert_refused(response, 429, "throttled")
     assert paths(api.get(TRANSFERS).json()["results"]) == ["/b", "/a"]
+    assert int(response["Retry-After"]) > 500, "as many must be allowed, not one"
+
+
+def test_a_batch_that_was_too_much_takes_nothing_from_what_is_left(
+    api: APIClient, client1: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "deeds", Allowances(3, 0.001))
+    body = {"client": "client1", "paths": ["/a", "/b", "/c", "/d"]}
+    assert api.post(BATCH, body, format="json").status_code == 429
+    assert api.post(BATCH, body | {"paths": ["/a", "/b"]}, format="json").status_code == 202
 
 
 @pytest.mark.usefixtures("client1")

@@ -271,6 +271,7 @@ async def test_what_lands_makes_room_for_the_next_without_a_look(connection: Con
     rows = [await wanted(connection.client, f"/{number}") for number in range(AT_ONCE + 3)]
     await connection.open()
     asked = [await connection.hear() for _ in range(AT_ONCE)]
+    await connection.look()  # it has turns, so that it reads on
     looks = connection.looks_begun
     for request, row in zip(asked, rows[AT_ONCE:], strict=False):
         await land(connection, request)
@@ -283,22 +284,39 @@ async def test_what_was_cancelled_before_its_turn_is_not_asked_for(connection: C
     rows = [await wanted(connection.client, f"/{number}") for number in range(AT_ONCE + 2)]
     await connection.open()
     asked = [await connection.hear() for _ in range(AT_ONCE)]
+    await connection.look()
     await Transfer.objects.filter(pk=rows[AT_ONCE].pk).aupdate(status="cancelled")
     await land(connection, asked[0])
     assert await connection.hear() == Request(rows[-1].pk, rows[-1].path, None)
 
 
-async def test_what_is_new_is_found_while_others_are_known(connection: Connection) -> None:
-    """A ring is a look, whatever there is to do without one."""
-    for number in range(AT_ONCE + 1):
+async def test_who_waits_for_a_first_turn_reads_no_more_than_that(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(AT_ONCE + 3):
         await wanted(connection.client, f"/{number}")
+    turns.of_this_process()._free = 0
+    await connection.open()
+    await connection.look()
+    assert len(connection.attendant._ahead) == AT_ONCE
+
+
+async def test_a_look_that_failed_is_made_good_whatever_wakes_the_connection(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it knows what is next, and something only landed."""
+    rows = [await wanted(connection.client, f"/{number}") for number in range(AT_ONCE + 1)]
     await connection.open()
     asked = [await connection.hear() for _ in range(AT_ONCE)]
-    looks = connection.looks_begun
     await connection.look()
-    assert connection.looks_begun > looks
+    await Transfer.objects.filter(pk=rows[1].pk).aupdate(status="cancelled")
+    monkeypatch.setattr(TransferQuerySet, "outlook", failing_once(TransferQuerySet.outlook))
+    await connection.look()
+    assert connection.said.empty()
     await land(connection, asked[0])
-    assert isinstance(await connection.hear(), Request)
+    said = [await connection.hear() for _ in range(2)]
+    assert Cancel(rows[1].pk) in said
+    connection.say(Abort(rows[1].pk, "cancelled"))
 
 
 async def test_a_source_that_changed_is_asked_for_again_at_once(connection: Connection) -> None:

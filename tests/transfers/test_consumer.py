@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -335,6 +337,47 @@ async def test_who_disconnects_hears_the_doorbell_no_more(client1: Client, token
         while "client1" not in dispatch.here._rings:
             await asyncio.sleep(0)
     assert "client1" not in dispatch.here._rings
+
+
+async def test_a_connection_that_has_ended_is_gone_without_the_garbage_collector(
+    client1: Client, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for garbage seldom, and thousands of agents may come and go in between."""
+    made: list[weakref.ref[Attendant]] = []
+    begin = Attendant.__init__
+
+    def remember(self: Attendant, *args: Any, **kwargs: Any) -> None:
+        made.append(weakref.ref(self))
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(Attendant, "__init__", remember)
+    gc.disable()
+    try:
+        async with connected(token) as line:
+            await line.silent()
+        del line
+        async with asyncio.timeout(PATIENCE):
+            while made[0]() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+async def test_an_application_that_fails_closes_its_connection(
+    client1: Client, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Daphne finds out later; meanwhile its agent would talk to nobody."""
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("a bug")
+
+    line = Line(token)
+    await line.connect()
+    monkeypatch.setattr(AgentConsumer, "_receive", fails)
+    await line.say(Heartbeat())
+    assert (await line.next())["type"] == "websocket.close"
+    with pytest.raises(RuntimeError, match="a bug"):
+        await line.socket.wait(PATIENCE)
 
 
 # The doorbell ------------------------------------------------------------------------------------

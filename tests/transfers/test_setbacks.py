@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from agent.wire.messages import Abort, Ack, Request, Start
 from tests.transfers.test_attendant import Connection, connection, fresh, wanted
 from tests.transfers.test_intake import DATA, Agent, House, house
 from transfers import limits, recovery, storage
-from transfers.limits import Spare
+from transfers.limits import Limits, Spare, spare_of_this_process
 from transfers.models import Client, Transfer, request_file
 from transfers.turns import of_this_process
 
@@ -300,6 +301,19 @@ async def test_room_that_was_found_just_now_is_given_out_without_another_look(
     assert (await house.run(await house.row())).status == "completed"
     refused = await house.run(await house.row())
     assert refused.error_code == "storage_full", "no more than a fourth of it"
+
+
+async def test_what_is_found_in_the_middle_of_a_transfer_is_given_to_nobody(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """The oldest sees no promises of younger ones, and only a part of its own."""
+    settings.MIN_FREE_SPACE = 0
+    free(monkeypatch, 100 * len(DATA))
+    limits = Limits(await house.row("receiving", size=len(DATA), started_at=timezone.now()))
+    await limits.may_go_on(len(DATA))
+    assert not spare_of_this_process().take(1, time.monotonic())
+    await limits.may_begin(len(DATA))
+    assert spare_of_this_process().take(1, time.monotonic())
 
 
 def test_room_is_given_out_for_a_while_and_once() -> None:

@@ -79,6 +79,23 @@ async def test_a_database_that_is_away_is_not_asked_for_each(
     assert calls.made == [[2, 99, 4]]
 
 
+async def test_who_got_in_the_way_of_another_transaction_is_asked_for_again(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends one of two that wait for each other (deadlock_detected)."""
+
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def once(numbers: list[int]) -> list[int | Exception]:
+        if len(numbers) > 1:
+            raise OperationalError("deadlock detected") from Deadlock()
+        return calls(numbers)
+
+    double = Together[int, int](once)
+    assert await asyncio.gather(*map(double, (2, 4))) == [4, 8]
+
+
 async def test_nothing_is_asked_for_who_has_left(calls: Calls, double: Together[int, int]) -> None:
     tasks = [asyncio.create_task(double(number)) for number in (2, 4)]
     await asyncio.sleep(0)

@@ -93,7 +93,8 @@ def _answer(client: Client, paths: Sequence[str | None], terms: Terms) -> list[T
     with transaction.atomic(), recorded_together():
         there = {} if terms.duplicate else _under_way(client, paths, terms.deadline)
         new = {path: _new(client, path, terms) for path in paths if path not in there}
-        Transfer.objects.bulk_create(new.values())
+        # In one order, or two requests could wait for each other.
+        Transfer.objects.bulk_create(sorted(new.values(), key=lambda each: each.path_key))
         if new:
             next(iter(new.values())).ring()
         transfers = [there.get(path) or new[path] for path in paths]
@@ -135,7 +136,8 @@ def _under_way(
     """Those of these files that are asked for already, for as long as this caller wants them, too."""
     keys = {path_key(path) for path in paths}
     same = Transfer.objects.live().filter(client=client, path_key__in=keys, duplicate=False)
-    known = {transfer.path: transfer for transfer in same.select_related("requested_by")}
+    rows = same.select_related("requested_by").order_by("pk")
+    known = {transfer.path: transfer for transfer in rows}
     for transfer in known.values():
         if transfer.deadline is not None:
             _extend(transfer, deadline)

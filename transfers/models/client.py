@@ -12,6 +12,7 @@ from typing import Any
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, connection, models, transaction
 from django.db.models import Q
+from django.db.models.functions import Collate
 from django.utils import timezone
 
 from agent.wire.display import shown
@@ -167,8 +168,9 @@ class Client(models.Model):
         updates: list[tuple[Any, ...]] = []
         with transaction.atomic():
             wanted = {each.client.pk for each in arrived}
-            # In one order, or two processes could wait for each other.
-            locked = Client.objects.select_for_update().filter(pk__in=wanted).order_by("pk")
+            # In one order, that of `all_seen`, or two processes could wait for each other.
+            order = Collate("pk", "C") if connection.vendor == "postgresql" else "pk"
+            locked = Client.objects.select_for_update().filter(pk__in=wanted).order_by(order)
             rows = {row.pk: row for row in locked}
             for each in arrived:
                 row = rows.get(each.client.pk)

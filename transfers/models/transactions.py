@@ -2,11 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from django.db import transaction
-
-
-def in_transaction() -> bool:
-    return bool(transaction.get_connection().in_atomic_block)
+from django.db import connection, transaction
 
 
 def one_transaction() -> AbstractContextManager[None]:
@@ -15,4 +11,4 @@ def one_transaction() -> AbstractContextManager[None]:
     Without the savepoint of `transaction.atomic`, which are two queries more: so what raises in here without
     ending the larger transaction must not have changed anything yet.
     """
-    return nullcontext() if in_transaction() else transaction.atomic()
+    return nullcontext() if connection.in_atomic_block else transaction.atomic()

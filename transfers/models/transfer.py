@@ -25,7 +25,7 @@ from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
 from .queries import TransferQuerySet
 from .row import TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
-from .transactions import in_transaction, one_transaction
+from .transactions import one_transaction
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,9 @@ class Transfer(TransferRow):
             if (settings.DOWNLOADS_DIR / file).exists():
                 continue
             try:
-                with one_transaction():
+                with (
+                    transaction.atomic()
+                ):  # a savepoint: files of one name are common, and come together
                     self._move(
                         Status.VERIFYING,
                         holder=epoch,
@@ -192,8 +194,7 @@ class Transfer(TransferRow):
                         wire_bytes=Plus(wire),
                     )
             except IntegrityError:
-                # Within a transaction of others nothing can be asked any more: each is done alone, then.
-                if in_transaction() or not Transfer.objects.filter(file=file).exists():
+                if not Transfer.objects.filter(file=file).exists():
                     raise
                 continue  # another transfer has reserved this name
             return Path(settings.DOWNLOADS_DIR / file)
