@@ -43,7 +43,8 @@ def test_a_call_that_fails_once_delays_its_own_transfer_only(
 ) -> None:
     server = Server(tmp_path / "server", SILENTMODE_RETRY_PAUSE="0.3")
     server.start()
-    source = make_file(tmp_path / "data.bin", 70 * MIB if call == "fdatasync" else 3 * MIB)
+    with_checkpoint = call == "fdatasync" or where == "partial"
+    source = make_file(tmp_path / "data.bin", (70 if with_checkpoint else 3) * MIB)
     tokens = {name: server.manage("add_client", name, "--token") for name in ("unlucky", "other")}
     transfer = server.ask("unlucky")
     server.program.terminate()
