@@ -59,8 +59,8 @@ def take_steps(steps: Sequence[Step]) -> list[Any]:
 
     Where anything else fails, nothing has happened, and no transfer looks as if it had.
     """
-    if len(steps) == 1:
-        return [_take(steps[0])]
+    if len(steps) < 2:  # no transaction for nothing, and a verb has its own where it needs one
+        return [_take(step) for step in steps]
     before = [dict(step.transfer.__dict__) for step in steps]
     # In one order, or two processes could wait for each other: rows, then usage, then the audit log.
     order = sorted(range(len(steps)), key=lambda number: steps[number].transfer.pk)

@@ -78,7 +78,7 @@ def test_a_predecessor_is_closed_and_writes_nothing_more(server: Server) -> None
 def test_every_transfer_ends_although_every_fifth_ring_is_lost(
     start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    """What no ring said, the next heartbeat finds."""
+    """What no ring said, the roll call finds."""
     server = Server(tmp_path / "server", DJANGO_SETTINGS_MODULE="tests.end_to_end.lossy")
     server.start()
     names = [f"till{number}" for number in range(4)]
