@@ -15,6 +15,7 @@ try:
 
     from transfers import doorkeeper, lifecycle, recovery
     from transfers.consumers import AgentConsumer, refuse
+    from transfers.draining import drained
     from transfers.pushback import with_pushback
     from transfers.sockets import at_its_pace
 
@@ -31,5 +32,8 @@ routes: list[Any] = [
 ]
 
 application = ProtocolTypeRouter(
-    {"http": with_pushback(django_application), "websocket": at_its_pace(URLRouter(routes))}
+    {
+        "http": drained(with_pushback(django_application)),
+        "websocket": at_its_pace(URLRouter(routes)),
+    }
 )

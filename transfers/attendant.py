@@ -379,7 +379,7 @@ class Attendant:
 
     @staticmethod
     async def _see_through(intake: Intake) -> None:
-        with lifecycle.staying(cancelled=False):
+        with lifecycle.staying(None):
             await intake.run()
 
     def _ended(self, transfer: Transfer, turn: turns.Turn, task: asyncio.Task[None]) -> None:

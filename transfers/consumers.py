@@ -73,7 +73,7 @@ class AgentConsumer(AsyncConsumer):
         self.impatience: asyncio.Task[None] | None = None
         self.accepted = False
         self.heartbeats = Allowance(HEARTBEATS_AT_ONCE, HEARTBEATS_A_SECOND)
-        with lifecycle.staying(cancelled=True):
+        with lifecycle.staying(0):
             try:
                 await self._listen(receive)
             except asyncio.CancelledError:

@@ -79,6 +79,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
         super().listen_success(port)
         port.socket.listen(BACKLOG)
 
+    def kill_all_applications(self) -> None:
+        """Nothing: `lifecycle` tells them that the process stops, and waits for them."""
+
     def application_checker(self) -> None:
         self._now_and_then(super().application_checker)
 

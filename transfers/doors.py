@@ -7,7 +7,6 @@ from django.db import connection
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.http import require_GET
 
-from . import lifecycle
 from .auth import AgentRefused
 from .handshakes import handshakes
 from .peer import address_of
@@ -16,9 +15,6 @@ from .peer import address_of
 @require_GET
 def agent_door(request: HttpRequest, client_id: str) -> JsonResponse:
     """Tell an agent whose WebSocket handshake was refused why: a refusal there is a bare 403."""
-    if lifecycle.is_stopping():
-        answer = {"code": "stopping", "detail": lifecycle.STOPS}
-        return JsonResponse(answer, status=503, headers={"Retry-After": lifecycle.RETRY_AFTER})
     headers = {name.lower(): value for name, value in request.headers.items()}
     try:
         handshakes.admit(address_of(request) or "", client_id, headers)

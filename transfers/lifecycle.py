@@ -1,11 +1,12 @@
 """The server's process under daphne: tending the rows while it runs, draining when it stops.
 
 Daphne 4.2.3 has no ASGI lifespan, so both hang on Twisted's reactor. Its own `kill_all_applications`
-cannot be relied on to drain: it raises KeyError, with nothing cancelled, beside an HTTP connection
-whose answer is complete, and it waits for the first application only (a gather ends with the first
-cancellation). So on SIGTERM and Ctrl-C the connections are cancelled here, which they use to say
-good-bye and to keep what has arrived (`AgentConsumer`, `Attendant.leave`), and are waited for; new ones
-are refused meanwhile, and the process ends should a disk or a database hang.
+cannot be relied on to drain, and `doorkeeper.Server` has none: it raises KeyError, with nothing cancelled,
+beside an HTTP connection whose answer is complete, and it waits for the first application only (a gather
+ends with the first cancellation). So on SIGTERM and Ctrl-C the agents' connections are cancelled here, which
+they use to say good-bye and to keep what has arrived (`AgentConsumer`, `Attendant.leave`), and are waited
+for, as are the requests under way (`draining`); new ones are refused meanwhile, and the process ends should
+a disk or a database hang.
 """
 
 import asyncio
@@ -56,18 +57,21 @@ def is_stopping() -> bool:
     return _stopping.is_set()
 
 
-_staying: dict["asyncio.Task[object] | None", bool] = {}
-"""The tasks that the process waits for, and whether each is cancelled when it stops."""
+_staying: dict["asyncio.Task[object] | None", float | None] = {}
+"""The tasks that the process waits for, and how long each may go on when it stops, in seconds."""
 
 _all_left = asyncio.Event()
 """Set once, while stopping: those who leave before leave others behind."""
 
 
 @contextlib.contextmanager
-def staying(*, cancelled: bool) -> Iterator[None]:
-    """The process does not end while this task is in here, for `STOP_SECONDS` at the most."""
+def staying(seconds: float | None) -> Iterator[None]:
+    """The process does not end while this task is in here, for `STOP_SECONDS` at the most.
+
+    It is cancelled so many seconds after the process was told to stop; None: it is not.
+    """
     task = asyncio.current_task()
-    _staying[task] = cancelled
+    _staying[task] = seconds
     try:
         yield
     finally:
@@ -131,8 +135,8 @@ def _stop() -> "Deferred[bool]":
     last_resort = threading.Timer(STOP_SECONDS, os._exit, (1,))
     last_resort.daemon = True
     last_resort.start()
-    for task, cancelled in _staying.items():
-        if task is not None and cancelled:
-            task.cancel()
+    for task, seconds in _staying.items():
+        if task is not None and seconds is not None:
+            asyncio.get_event_loop().call_later(seconds, task.cancel)
     _look_around()
     return Deferred.fromFuture(asyncio.ensure_future(_all_left.wait()))

@@ -28,7 +28,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     assert server.program.terminate() == 0
-    assert "Traceback" not in server.program.output, server.program.output
+    assert "Traceback" not in server.program.output, server.program.around("Traceback")
 
 
 @pytest.fixture

@@ -95,6 +95,11 @@ class Program:
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def around(self, text: str) -> str:
+        """What the program said before and after it said this for the first time."""
+        before, found, after = self.output.partition(text)
+        return before[-2000:] + found + after[:4000]
+
     def wait_for(self, text: str, times: int = 1) -> None:
         """Wait until the program has said this."""
 

@@ -196,7 +196,7 @@ def test_pull_waits_through_a_restart_of_the_server(
     server.program.terminate()
     server.start()
     start_agent("client1", token, server.port, file=source)
-    assert pull.process.wait(60) == 0
+    assert pull.process.wait(60) == 0, pull.output
     assert sha256(source) in pull.output
 
 

@@ -1,6 +1,10 @@
 """Stopping and starting a server: nothing that arrived is lost, and its agents find it again."""
 
+import contextlib
+import http.client
+import json
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +41,34 @@ def test_a_server_that_is_stopped_keeps_what_arrived_and_goes_on_later(
         assert "[client] Resuming at byte" in agent.output
         assert link.sent - 100 * MIB <= 9 * MIB
     assert server.transfer(transfer)["attempts"] == 2
+
+
+def test_a_request_under_way_is_answered_and_who_comes_later_is_told_when_to_come_back(
+    server: Server,
+) -> None:
+    """Or an operator whose file has been asked for would hear of no transfer, and ask again."""
+    server.manage("add_client", "client1", "--token")
+    database = sqlite3.connect(server.directory / "data" / "db.sqlite3", isolation_level=None)
+    asking = http.client.HTTPConnection("127.0.0.1", server.port)
+    with contextlib.closing(database), contextlib.closing(asking):
+        database.execute("BEGIN IMMEDIATE")  # what is asked for cannot be written down now
+        asking.request(
+            "POST", "/download/client1", headers={"Authorization": f"Token {server.token}"}
+        )
+        assert server.call("GET", "/healthz")[0] == 200  # so what was sent before has been read
+        server.program.process.send_signal(signal.SIGTERM)
+        server.program.wait_for("[server] Stopping")
+        for path in ("/healthz", "/api/v1/transfers/"):
+            status, told = server.call("GET", path)
+            assert (status, told["code"]) == (503, "stopping")
+        database.execute("ROLLBACK")
+        answer = asking.getresponse()
+        transfer = json.load(answer)
+    assert (answer.status, transfer["status"]) == (202, "queued")
+    assert server.program.process.wait(STOP_SECONDS) == 0
+    assert "Traceback" not in server.program.output
+    server.start()
+    assert server.transfer(transfer["id"])["status"] == "queued"
 
 
 def test_an_agent_of_a_server_that_is_stopped_is_told_so(

@@ -3,15 +3,11 @@
 In processes of their own, with the reactor that daphne runs.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from django.test import Client as Browser
-
-from transfers import lifecycle
 
 PROGRAM = r"""
 import asyncio, os, signal, sys
@@ -26,7 +22,7 @@ recovery.tend = lambda: os.write(1, b"tended\n")
 lifecycle.Client.rung_since = lambda when: []
 
 async def stay(cancelled, hangs):
-    with lifecycle.staying(cancelled=cancelled):
+    with lifecycle.staying(0 if cancelled else None):
         os.write(1, b"in\n")
         try:
             await asyncio.sleep(0.2 if not cancelled else 3600)
@@ -38,7 +34,7 @@ async def stay(cancelled, hangs):
         os.write(1, b"out\n")
 
 async def come_and_go():
-    with lifecycle.staying(cancelled=True):
+    with lifecycle.staying(0):
         pass
     os.write(1, b"out\n")
 
@@ -101,13 +97,3 @@ def test_who_hangs_does_not_keep_the_process_for_ever() -> None:
 
 def test_a_process_that_serves_nobody_ends_at_once() -> None:
     assert run("nobody") == (0, ["tended"])
-
-
-@pytest.mark.django_db
-def test_an_agent_that_asks_a_server_that_stops_is_told_when_to_come_back(
-    client: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lifecycle, "is_stopping", lambda: True)
-    answer = client.get("/ws/agent/client1/", headers={"Authorization": "Bearer x"})
-    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
-    assert json.loads(answer.content)["code"] == "stopping"
