@@ -310,6 +310,15 @@ def test_no_proxy_gets_the_api_token_of_this_machines_server(tmp_path: Path) -> 
     assert (proxy.connections, record.connections) == (0, 1)
 
 
+def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
+    broken_off = b'HTTP/1.1 202 Accepted\r\nContent-Length: 100\r\n\r\n{"id": '
+    with recording(None, broken_off) as record:
+        pull = pull_from(f"http://127.0.0.1:{record.port}", tmp_path)
+        assert pull.process.wait(PATIENCE) == 1
+    assert "does not answer as it should" in pull.output
+    assert "Traceback" not in pull.output
+
+
 @pytest.mark.parametrize(
     "url", ["files.example.com", "ftp://files.example.com", "https://", "http://[::1"]
 )

@@ -1,6 +1,7 @@
 """`manage.py pull <client_id> [path]`: asks the server over its API, and waits until it has landed."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -61,7 +62,7 @@ class Api:
             if error.code in (502, 503, 504):  # a proxy whose server is not there
                 raise Unreachable(f"{self.server}: HTTP {error.code}") from None
             raise CommandError(f"{self.server}: {_sentence(error)}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.server} does not answer as it should: {error}") from None
 
 
@@ -74,7 +75,7 @@ def _sentence(error: urllib.error.HTTPError) -> str:
     try:
         answer = json.load(error)
         return f"{answer['detail']} ({answer['code']})"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
 
 
