@@ -21,6 +21,7 @@ import fcntl
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -182,6 +183,7 @@ class PartialFile:
             if self._is_new:
                 sync_directory(self.path.parent)
                 self._is_new = False
+            _forget(self._descriptor, self.checkpointed, offset)
         self.checkpointed = offset
         return offset
 
@@ -222,6 +224,8 @@ class PartialFile:
         with _disk_errors():
             with self._for_the_last_time_if_it_fails():
                 os.fsync(self._descriptor)
+            if self.checkpointed:  # else a small file, which may well be read at once
+                _forget(self._descriptor, self.checkpointed, self.offset)
             os.rename(self.path, final)
             self.path, self._renamed = final, True
             sync_directory(final.parent)
@@ -257,6 +261,16 @@ def _lock(descriptor: int, path: Path, how: int = fcntl.LOCK_EX) -> None:
 
 # macOS has no fdatasync; fsync promises at least as much.
 _fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+def _forget(descriptor: int, begin: int, end: int) -> None:
+    """Have the page cache let go of bytes that are on disk: nobody reads them soon.
+
+    Else each file would fill the machine's memory once more, and new memory is dear: with a virtual
+    machine's kernel and host, 1.9 of the 5.3 CPU seconds that a GiB cost the server.
+    """
+    if sys.platform == "linux":
+        os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 @contextlib.contextmanager

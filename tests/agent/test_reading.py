@@ -2,9 +2,6 @@
 
 import os
 import secrets
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,27 +10,12 @@ import pytest
 from agent.gate import reading
 from agent.gate.reading import read_at
 from agent.gate.source import BLOCK
+from tests.page_cache import forget, in_memory, needs_fincore
 
 MIB = 1024 * 1024
 SIZE = 16 * MIB
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("fincore") is None,
-    reason="Linux, and fincore (util-linux) to look at its page cache",
-)
-
-
-def in_memory(path: Path) -> int:
-    """Bytes of a file that are in the page cache."""
-    command = ["fincore", "--noheadings", "--bytes", "--output", "RES", str(path)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def forget(path: Path) -> None:
-    """Have nothing of it in memory."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+pytestmark = needs_fincore
 
 
 @pytest.fixture

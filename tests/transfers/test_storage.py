@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.page_cache import in_memory, needs_fincore
 from transfers import storage
 from transfers.storage import (
     IOV_MAX,
@@ -28,6 +30,7 @@ from transfers.storage import (
     landed_name,
 )
 
+MIB = 1024 * 1024
 STAMP = "20261123T063200Z"
 
 
@@ -499,6 +502,27 @@ def test_a_failed_creation_leaves_no_lock(path: Path, monkeypatch: pytest.Monkey
 
 def test_an_error_without_a_number_is_told_too() -> None:
     assert str(StorageError(OSError("odd"))) == "odd (?)"
+
+
+@needs_fincore
+def test_what_is_on_disk_leaves_the_page_cache_and_a_small_file_stays(
+    partial: PartialFile, path: Path
+) -> None:
+    """A file of gigabytes would push out what the machine works from."""
+    partial.write([secrets.token_bytes(4 * MIB)])
+    if in_memory(path) < 4 * MIB:
+        pytest.skip("a file system that is in memory")
+    partial.checkpoint()
+    assert in_memory(path) == 0
+    partial.write([bytes(MIB)])
+    landed = path.with_name("landed")
+    partial.land(landed)
+    assert in_memory(landed) == 0
+    small = PartialFile.create(path)
+    small.write([bytes(MIB)])
+    small.land(landed)
+    assert in_memory(landed) == MIB
+    small.close()
 
 
 # Landing -----------------------------------------------------------------------------------------
