@@ -171,7 +171,7 @@ def test_progress_is_a_bar(
 def test_the_rate_is_the_average_since_the_start(browser: Browser, make: Make) -> None:
     begun = timezone.now() - timedelta(minutes=1)
     make(size=10240, received=10240, started_at=begun, finished_at=begun + timedelta(seconds=10))
-    assert '<td class="field-rate">1.0\xa0KB/s</td>' in page(browser.get(TRANSFERS))
+    assert '<td class="field-average">1.0\xa0KB/s</td>' in page(browser.get(TRANSFERS))
 
 
 def test_the_hash_is_shown_short_and_there_in_full(browser: Browser, make: Make) -> None:

@@ -37,7 +37,7 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
 class TransferAdmin(ReadOnlyAdmin):
     sees = Action.SEE_TRANSFER
     list_display = (
-        "created_at", "client", "what", "status", "error", "progress", "size_shown", "rate",
+        "created_at", "client", "what", "status", "error", "progress", "size_shown", "average",
         "hash_shown", "finished_at",
     )  # fmt: skip
     list_filter = (
@@ -55,7 +55,7 @@ class TransferAdmin(ReadOnlyAdmin):
     fields: ClassVar[tuple[str, ...]] = (
         *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
         "progress",
-        "rate",
+        "average",
         "download",
     )
     readonly_fields: ClassVar[tuple[str, ...]] = fields
@@ -100,8 +100,8 @@ class TransferAdmin(ReadOnlyAdmin):
             size += f" (sent {sent} for {received})"
         return size
 
-    @admin.display(description="rate")
-    def rate(self, transfer: Transfer) -> str:
+    @admin.display(description="average rate")
+    def average(self, transfer: Transfer) -> str:
         """The average since it was first started, pauses and all."""
         if transfer.started_at is None or not transfer.received:
             return "–"

@@ -32,6 +32,7 @@ from .enrolment import (
     make_key,
     number_of,
 )
+from .history import LINK_LOST, Course, Setback
 from .label import Label, Scope
 from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
@@ -45,6 +46,7 @@ __all__ = [
     "FINAL",
     "HEARTBEAT",
     "LEASE",
+    "LINK_LOST",
     "LIVE",
     "MAX_SOURCE_CHANGES",
     "MAX_USES",
@@ -56,6 +58,7 @@ __all__ = [
     "Client",
     "ClientConflict",
     "ClientStatus",
+    "Course",
     "Enrolment",
     "EnrolmentKey",
     "EnrolmentRefused",
@@ -65,6 +68,7 @@ __all__ = [
     "QuotaExceeded",
     "RequestKey",
     "Scope",
+    "Setback",
     "Standing",
     "Status",
     "StatusConflict",

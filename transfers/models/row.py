@@ -60,6 +60,9 @@ class TransferRow(models.Model):
     checkpoint = models.BigIntegerField(default=0)
     wire_bytes = models.BigIntegerField(default=0)
     """Bytes of payloads as they came over the wire, of all attempts together."""
+    rate = models.BigIntegerField(null=True)
+    """Bytes a second that it came with when that was measured last, at `rated_at`."""
+    rated_at = models.DateTimeField(null=True)
     source_sha256 = models.CharField(max_length=64, blank=True)
     sha256 = models.CharField(max_length=64, blank=True)
     file = models.CharField(max_length=255, null=True, unique=True)

@@ -22,6 +22,7 @@ from transfers import dispatch, storage
 from . import usage
 from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
+from .history import LINK_LOST, Course, Progress, Setback, earlier_points
 from .queries import TransferQuerySet
 from .row import TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
@@ -40,6 +41,9 @@ class Transfer(TransferRow):
     """One request for one file: lives from the request until it has landed or failed."""
 
     objects = TransferQuerySet.as_manager()
+
+    _progress: Progress | None = None
+    """Of the attempt that this object holds, from its offer on."""
 
     class Meta(TransferRow.Meta):
         abstract = False
@@ -100,9 +104,23 @@ class Transfer(TransferRow):
     def link_lost(self, epoch: int) -> None:
         """The connection ended: wait for the client to come back."""
         wanted = Status.INTERRUPTED if self._has_bytes else Status.QUEUED
-        self._move(
-            wanted, holder=epoch, received=SameAs("checkpoint")
-        )  # the rest is asked for again
+        received = self.received
+        with one_transaction():
+            self._move(
+                wanted, holder=epoch, received=SameAs("checkpoint")
+            )  # the rest is asked for again
+            self._note(LINK_LOST, "", received)
+
+    def _note(self, code: str, detail: str, received: int) -> None:
+        """This attempt has ended without the file."""
+        Setback.objects.create(
+            transfer_id=self.pk,
+            at=timezone.now(),
+            attempt=self.attempts,
+            code=code,
+            detail=detail,
+            received=received,
+        )
 
     @property
     def _has_bytes(self) -> bool:
@@ -118,6 +136,7 @@ class Transfer(TransferRow):
         self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
     ) -> None:
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
+        now = timezone.now()
         values: dict[str, Any] = {}
         if self.checkpoint > 0 and self.fingerprint != fingerprint:
             values["source_changes"] = Plus(1)
@@ -132,9 +151,10 @@ class Transfer(TransferRow):
             error_code="",
             error_detail="",
             next_attempt_at=None,
-            started_at=self.started_at or timezone.now(),
+            started_at=self.started_at or now,
             **values,
         )
+        self._progress = Progress(now, checkpoint)
 
     def progressed(
         self, epoch: int, *, received: int, checkpoint: int, written: int = 0, wire: int = 0
@@ -147,16 +167,33 @@ class Transfer(TransferRow):
         # Verifying, too: what a full disk at the landing leaves is on record before the failure is.
         arriving = (Status.RECEIVING, Status.VERIFYING)
         row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status__in=arriving)
+        now = timezone.now()
         with one_transaction():
+            progress = self._come_along()
+            rate = progress.add(now, received)
             held = row.update(
-                received=received, checkpoint=checkpoint, wire_bytes=F("wire_bytes") + wire
+                received=received,
+                checkpoint=checkpoint,
+                wire_bytes=F("wire_bytes") + wire,
+                rate=rate,
+                rated_at=now,
             )
+            if held:
+                Course.objects.update_or_create(pk=self.pk, defaults={"points": progress.points})
             if held and written:
                 usage.count(self.client_id, written)
         if not held:
             self.refresh_from_db()
             raise self._conflict(Status.RECEIVING)
         self.received, self.checkpoint = received, checkpoint
+
+    def _come_along(self) -> Progress:
+        """How this attempt has come along, after those before it."""
+        if self._progress is None:
+            self._progress = Progress(timezone.now(), self.received)
+        if len(self._progress.points) == 1:
+            self._progress.points[:0] = earlier_points(self)
+        return self._progress
 
     def count_wire(self, epoch: int, wire: int) -> None:
         """So many bytes came over the wire, whatever became of them; nothing once it is another's."""
@@ -167,8 +204,12 @@ class Transfer(TransferRow):
         if self.source_changes >= MAX_SOURCE_CHANGES:
             self._give_up(epoch, self._error("source_changed", detail))
             return
-        changes = Plus(1)
-        self._move(Status.QUEUED, holder=epoch, source_changes=changes, checkpoint=0, received=0)
+        received = self.received
+        with one_transaction():
+            self._move(
+                Status.QUEUED, holder=epoch, source_changes=Plus(1), checkpoint=0, received=0
+            )
+            self._note("source_changed", detail, received)
 
     def verified(self, epoch: int, *, sha256: str, wire: int = 0) -> Path:
         """Digest and size agree: reserve the name it lands under; the path. Raises StatusConflict.
@@ -262,8 +303,10 @@ class Transfer(TransferRow):
             self._give_up(epoch, values)
 
     def _give_up(self, epoch: int, values: dict[str, Any]) -> None:
+        received = self.received
         with transaction.atomic():
             self._move(Status.FAILED, holder=epoch, **values)
+            self._note(self.error_code, self.error_detail, received)
             record(
                 Event.FAILED, transfer=self, code=self.error_code, detail=shown(self.error_detail)
             )
@@ -276,7 +319,10 @@ class Transfer(TransferRow):
             "finished_at": None,
             "next_attempt_at": until,
         }
-        self._move(Status.INTERRUPTED if resume else Status.QUEUED, holder=epoch, **values)
+        received = self.received
+        with one_transaction():
+            self._move(Status.INTERRUPTED if resume else Status.QUEUED, holder=epoch, **values)
+            self._note(values["error_code"], values["error_detail"], received)
 
     @staticmethod
     def _error(code: str, detail: str = "") -> dict[str, Any]:
