@@ -14,6 +14,7 @@ try:
     django_application = get_asgi_application()
 
     from transfers import doorkeeper, lifecycle, recovery
+    from transfers.console.live import console
     from transfers.consumers import AgentConsumer, refuse
     from transfers.draining import drained
     from transfers.pushback import with_pushback
@@ -28,6 +29,7 @@ except ImproperlyConfigured as bad:
 # Django's types know views only; channels routes to ASGI applications.
 routes: list[Any] = [
     path("ws/agent/<client_id>/", AgentConsumer.as_asgi()),  # type: ignore[arg-type]
+    path("ws/console/", console),  # type: ignore[arg-type]
     re_path("", refuse),  # type: ignore[arg-type]
 ]
 

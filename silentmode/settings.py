@@ -136,6 +136,7 @@ INSTALLED_APPS = [
     "csp",
     "knox",
     "django_filters",
+    "django_htmx",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "axes",
@@ -174,6 +175,9 @@ AXES_ENABLE_ADMIN = False  # the audit log has what it counts
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 AXES_CLIENT_IP_CALLABLE = "transfers.peer.address_of"
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "console:clients"
 
 ROOT_URLCONF = "silentmode.urls"
 ASGI_APPLICATION = "silentmode.asgi.application"
@@ -252,7 +256,6 @@ STATIC_URL = "static/"
 SERVESTATIC_USE_FINDERS = True  # straight from the installed packages: no collectstatic step
 SERVESTATIC_AUTOREFRESH = False
 
-LOGIN_URL = "admin:login"
 APPEND_SLASH = False
 
 # Browsers: only our own files, nothing inline, nothing framed. Pages that need more say so (urls.py).

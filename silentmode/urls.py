@@ -2,17 +2,20 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from django.views.generic import RedirectView
 
-from transfers.login import login
+from transfers.login import login, logout
 
 handler400 = "transfers.refusals.bad_request"
 handler500 = "transfers.refusals.server_error"
+handler403 = "transfers.refusals.forbidden"
 handler404 = "transfers.refusals.not_found"
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("login/", login, name="login"),
+    path("logout/", logout, name="logout"),
     path("admin/login/", login),
+    path("admin/logout/", logout),
     path("admin/", admin.site.urls),
     path("", include("transfers.urls")),
+    path("", include("transfers.console.urls")),
 ]

@@ -9,11 +9,12 @@ from math import ceil
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin
-from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_login_failed
+from django.contrib.auth.views import LoginView, LogoutView
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
 
 from .peer import address_of
 from .rates import count_deed
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 failures = Failures(NAMES * settings.LOGIN_FAILURES, settings.LOGIN_PAUSE)
 
 
-class LoginForm(AdminAuthenticationForm):
+class LoginForm(AuthenticationForm):
     """A login is recorded, so each user has a bound of them."""
 
     def confirm_login_allowed(self, user: Any) -> None:
@@ -37,14 +38,28 @@ class LoginForm(AdminAuthenticationForm):
         count_deed(user)
 
 
-admin.site.login_form = LoginForm
+class LoginPage(LoginView):
+    """For all pages. Who is logged in, and was led here by a page that is for others, may be another."""
+
+    authentication_form = LoginForm
+    template_name = "console/login.html"
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        was_led = bool(self.get_redirect_url())
+        if request.user.is_authenticated and not was_led:
+            return redirect("console:clients")
+        return super().get(request, *args, **kwargs)
+
+
+_login = LoginPage.as_view()
+logout = LogoutView.as_view(next_page="login")
 
 
 def login(request: HttpRequest) -> HttpResponseBase:
-    """The admin's login page; 429 to a form that comes from where too many have failed."""
+    """The login page of all pages; 429 to a form that comes from where too many have failed."""
     if request.method == "POST" and (pause := failures.pause(address_of(request) or "")):
         return wait_page(pause)
-    return admin.site.login(request)
+    return _login(request)
 
 
 def locked_out(request: HttpRequest, *args: Any) -> HttpResponse:

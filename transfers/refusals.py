@@ -9,6 +9,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.core.exceptions import DisallowedHost, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import render
+from django.views.defaults import permission_denied
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
@@ -137,5 +139,26 @@ def server_error(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"code": "internal", "detail": ERRORS["internal"].sentence}, status=500)
 
 
-def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    detail = "There is no such page, or what it showed is not within what you may see."
+    if _is_for_people(request):
+        return _page(request, "Not here", detail, 404)
     return JsonResponse({"code": "not_found", "detail": "There is no such page."}, status=404)
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    detail = "You are not allowed to do that. Whoever manages this server's users can give you the right."
+    if _is_for_people(request):
+        return _page(request, "Not allowed", detail, 403)
+    return permission_denied(request, exception)
+
+
+def _is_for_people(request: HttpRequest) -> bool:
+    """A browser names HTML; a script takes anything."""
+    return "text/html" in request.headers.get("Accept", "")
+
+
+def _page(request: HttpRequest, title: str, detail: str, status: int) -> HttpResponse:
+    return render(
+        request, "console/refused.html", {"title": title, "detail": detail}, status=status
+    )

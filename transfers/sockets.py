@@ -202,6 +202,11 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self._bytes -= self._waiting.popleft()
         self._regulate()
 
+    @property
+    def is_clogged(self) -> bool:
+        """The peer does not read, and what is written to it now waits in memory."""
+        return self._clogged
+
     def pauseProducing(self) -> None:
         """The peer does not read: nothing it says is to be answered, so nothing is read either."""
         self._clogged = True

@@ -60,6 +60,7 @@ OPEN: dict[tuple[str, str], int] = {
     ("get", "/api/schema/"): 200,
     ("get", "/api/docs/"): 200,
     ("get", "/ws/agent/client1/"): 401,
+    ("get", "/login/"): 200,
     ("get", "/admin/login/"): 200,
     ("get", "/"): 302,
 }
@@ -68,7 +69,15 @@ OPEN: dict[tuple[str, str], int] = {
 NEVER: Cells = (302, 403, 403, 403, 403)
 PAGES: dict[tuple[str, str], Cells] = {
     ("get", "/admin/"): (302, 200, 200, 200, 200),
-    ("post", "/admin/logout/"): (302, 200, 200, 200, 200),
+    ("post", "/logout/"): (302, 302, 302, 302, 302),
+    ("post", "/admin/logout/"): (302, 302, 302, 302, 302),
+    ("get", "/clients/"): (302, 200, 200, 200, 200),
+    ("get", "/clients/{client}/"): (302, 200, 404, 200, 200),
+    ("post", "/clients/{client}/request/"): (302, 403, 404, 302, 302),
+    ("get", "/transfers/"): (302, 200, 200, 200, 200),
+    ("get", "/transfers/{id}/"): (302, 200, 404, 200, 200),
+    ("post", "/transfers/{id}/cancel/"): (302, 403, 404, 302, 302),
+    ("post", "/transfers/{failed}/retry/"): (302, 403, 404, 302, 302),
     ("get", "/admin/password_change/"): (302, 200, 200, 200, 200),
     ("get", "/admin/password_change/done/"): (302, 200, 200, 200, 200),
     ("get", "/admin/jsi18n/"): (302, 200, 200, 200, 200),
@@ -112,7 +121,7 @@ PAGES: dict[tuple[str, str], Cells] = {
     ("get", "/admin/knox/authtoken/{token}/delete/"): (302, 403, 403, 403, 200),
     ("get", "/admin/knox/authtoken/add/"): NEVER,
 }
-"""What a session of somebody who may log in to the admin gets; 302 for nobody is the login page, and
+"""What a session gets of somebody who may log in to the admin, too; 302 for nobody is the login page, and
 for `elsewhere` the message that there is no such row."""
 
 ACTIONS: dict[tuple[str, str], tuple[bool, bool, bool, bool, bool]] = {
@@ -222,7 +231,7 @@ def test_page(names: dict[str, str], method: str, path: str, who: str, expected:
     response = getattr(browser_of(who), method)(path.format(**names))
     assert response.status_code == expected
     if expected == 302 and who == "nobody":
-        assert response["Location"].startswith("/admin/")
+        assert response["Location"].startswith(("/admin/", "/login/"))
     if who == "elsewhere" and expected in (200, 302):
         assert "client1" not in response.content.decode()
 
@@ -231,7 +240,7 @@ def test_page(names: dict[str, str], method: str, path: str, who: str, expected:
 @pytest.mark.parametrize("who", PEOPLE)
 @pytest.mark.usefixtures("names")
 def test_what_is_for_everybody(path: tuple[str, str], who: str) -> None:
-    expected = 302 if path[1] == "/admin/login/" and who != "nobody" else OPEN[path]
+    expected = 302 if path[1].endswith("/login/") and who != "nobody" else OPEN[path]
     assert getattr(browser_of(who), path[0])(path[1]).status_code == expected
 
 

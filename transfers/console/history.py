@@ -1,0 +1,61 @@
+"""All that happened to a transfer, in order: deeds of people, attempts that ended, the landing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.template.defaultfilters import filesizeformat
+
+from agent.wire.errors import ERRORS
+from transfers.models import LINK_LOST, AuditRecord, Event, Setback, Transfer
+
+DEEDS: Mapping[str, str] = {
+    Event.REQUESTED: "Asked for by {actor}",
+    Event.CANCELLED: "Cancelled by {actor}",
+    Event.RETRIED: "Asked for again by {actor}",
+    Event.RATE_LIMITED: "Made slower or faster by {actor}",
+    Event.LANDED: "Landed: verified, synced and in its place",
+    Event.FAILED: "Given up",
+    Event.EXPIRED: "Expired",
+    Event.FETCHED: "Downloaded by {actor}",
+    Event.HELD: "Kept from now on, says {actor}",
+    Event.RELEASED: "Kept no longer than others, says {actor}",
+    Event.REMOVED: "Removed from the server",
+}
+"""What a person reads of a row of the audit log."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happened."""
+
+    at: datetime
+    words: str
+    detail: str = ""
+    """What was said about it, by people or by agents."""
+
+
+def history(transfer: Transfer) -> list[Step]:
+    """The steps, the oldest first. Addresses stay in the audit log."""
+    steps = [_deed(row) for row in AuditRecord.objects.filter(transfer=transfer.pk)]
+    steps += [_setback(row) for row in transfer.setback_rows.all()]
+    if transfer.started_at is not None:
+        steps.append(Step(transfer.started_at, "The first byte was on its way"))
+    return sorted(steps, key=lambda step: step.at)
+
+
+def _deed(row: AuditRecord) -> Step:
+    words = DEEDS.get(row.event, row.event).format(actor=row.actor.removeprefix("user "))
+    details: dict[str, Any] = row.details
+    if row.event == Event.RATE_LIMITED:
+        return Step(
+            row.at, words, f"from {details.get('before')} to {details.get('rate_limit')} bytes/s"
+        )
+    return Step(row.at, words, str(details.get("reason", "")))
+
+
+def _setback(row: Setback) -> Step:
+    what = "the link was lost" if row.code == LINK_LOST else ERRORS[row.code].sentence.rstrip(".")
+    words = f"Attempt {row.attempt} ended after {filesizeformat(row.received)}: {what} ({row.code})"
+    return Step(row.at, words, "" if row.detail == f"{what}." else row.detail)

@@ -1,0 +1,62 @@
+// What the pages do beyond links and forms: times in the reader's zone, whether what is shown is live, copying.
+"use strict";
+
+(() => {
+  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+  const near = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+  const units = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+  function relative(when) {
+    const seconds = (when - Date.now()) / 1000;
+    if (Math.abs(seconds) < 10) return "now";
+    const [unit, length] = units.find(([, length]) => Math.abs(seconds) >= length);
+    return near.format(Math.trunc(seconds / length), unit);
+  }
+
+  function tell(time) {
+    const when = new Date(time.dateTime);
+    const text = relative(when);
+    if (time.textContent !== text) time.textContent = text;
+    const title = exact.format(when);
+    if (time.title !== title) time.title = title;
+  }
+
+  function tellAll(within) {
+    within.querySelectorAll("time").forEach(tell);
+  }
+
+  // Where a part is replaced, whoever was in it with the keyboard stays where they were.
+  let focused = "";
+
+  function live(word, tone) {
+    const mark = document.getElementById("live");
+    if (!mark) return;
+    mark.hidden = false;
+    mark.className = `live ${tone}`;
+    const words = mark.querySelector(".live-word");
+    if (words && !mark.querySelector("a")) words.textContent = word;
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    tellAll(document);
+    setInterval(() => tellAll(document), 10000);
+    const body = document.body;
+    body.addEventListener("htmx:wsConnecting", () => live("Connecting", "waiting"));
+    body.addEventListener("htmx:wsOpen", () => live("Live", "on"));
+    body.addEventListener("htmx:wsClose", () => live("Not live, trying again", "off"));
+    body.addEventListener("htmx:wsError", () => live("Not live, trying again", "off"));
+    body.addEventListener("htmx:wsBeforeMessage", () => { focused = document.activeElement ? document.activeElement.id : ""; });
+    body.addEventListener("htmx:wsAfterMessage", () => {
+      tellAll(document);
+      const before = focused && document.getElementById(focused);
+      if (before && document.activeElement === body) before.focus();
+    });
+    body.addEventListener("htmx:afterSwap", () => tellAll(document));
+    body.addEventListener("click", (event) => {
+      const button = event.target.closest(".copy");
+      if (!button) return;
+      const text = document.getElementById(button.dataset.copy).textContent;
+      navigator.clipboard.writeText(text).then(() => { button.textContent = "Copied"; });
+    });
+  });
+})();
