@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from benchmarks.figures import Findings, Row, at_most
 from benchmarks.fleet import Fleet, TooMany
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import after_a_rest, cpu_seconds
 from benchmarks.scene import Scene
 from tests.end_to_end.harness import Server
 
@@ -25,6 +25,8 @@ def measure(scene: Scene) -> Findings:
     rows = [_burst(scene, max(counts))]
     for count in counts:
         rows += _cost(scene, count, seconds)
+    factor = after_a_rest(*((1, 0.5) if scene.quick else ()))
+    rows.append(Row("this machine's work after a rest of 2 s / without one", "×", (factor,)))
     return Findings(f"{max(counts)} idle agents on one process, all on this machine", tuple(rows))
 
 

@@ -15,7 +15,7 @@ from benchmarks.cases.rate import busiest_second
 from benchmarks.figures import MIB
 from benchmarks.peers import PEERS, available, missing_rows
 from benchmarks.pinging_agent import PING
-from benchmarks.processes import Peak, Tail, cpu_seconds
+from benchmarks.processes import Peak, Tail, after_a_rest, cpu_seconds
 from benchmarks.pulls import Puller, pull_together
 from benchmarks.scene import Scene
 from tests.end_to_end.harness import Program
@@ -26,6 +26,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     """With one round."""
     with Scene(tmp_path, rounds=1, quick=True) as scene:
         yield scene
+
+
+def test_work_after_a_rest_is_compared_with_work_without_one() -> None:
+    assert 0 < after_a_rest(rests=1, seconds=0.01) < 1000
 
 
 def test_subjects_take_turns_after_a_warm_up_that_does_not_count(scene: Scene) -> None:
