@@ -80,6 +80,7 @@ try:
             "CONNECTIONS_PER_ADDRESS", 1000, validate=validate.Range(min=0)
         )
         RETRIES = env.int("RETRIES", 5, validate=validate.Range(min=0, max=10))
+        WEBHOOK_PAUSE = env.float("WEBHOOK_PAUSE", 5.0, validate=validate.Range(min=0.1, max=3600))
         RETRY_PAUSE = env.float("RETRY_PAUSE", 5.0, validate=validate.Range(min=0.1, max=3600))
         KEEP_DAYS = env.int("KEEP_DAYS", 0, validate=validate.Range(min=0, max=36500))
         REQUIRE_REASON = env.bool("REQUIRE_REASON", False)
@@ -285,7 +286,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS != "off"
 if TLS != "off":
     # By this prefix browsers refuse a cookie that another host of the domain, or plain HTTP, has set.
     SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # monitors ask past the proxy
+    SECURE_REDIRECT_EXEMPT = [r"^(healthz|metrics)$"]  # monitors ask past the proxy
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
 if TLS == "proxy":
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -39,12 +39,20 @@ class Action(StrEnum):
     ADD_CLIENT = "transfers.add_client"
     """Make enrolment codes and keys."""
     READ_AUDIT = "transfers.view_auditrecord"
+    MANAGE_WEBHOOKS = "transfers.change_webhook"
+    """Who is told what has landed or failed, of all clients."""
     MANAGE_USERS = "auth.change_user"
     """Users, their groups, scopes and API tokens."""
 
 
 OVER_ALL = frozenset(
-    {Action.ADD_CLIENT, Action.LABEL_CLIENT, Action.READ_AUDIT, Action.MANAGE_USERS}
+    {
+        Action.ADD_CLIENT,
+        Action.LABEL_CLIENT,
+        Action.READ_AUDIT,
+        Action.MANAGE_WEBHOOKS,
+        Action.MANAGE_USERS,
+    }
 )
 """What concerns all clients, and so takes a user who is not limited to some."""
 
@@ -142,3 +150,13 @@ class MayOperate(BasePermission):
     def _wanted(view: "APIView") -> Action | None:
         takes: Mapping[str, Action] = getattr(view, "takes", {})
         return takes.get(getattr(view, "action", None) or "")
+
+
+class MaySeeAll(BasePermission):
+    """For what is about all clients at once: whoever sees them all."""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        allowed = may(request.user, Action.SEE_TRANSFER) and _scope(request.user) is None
+        if not allowed and request.user.is_authenticated:
+            refused(request.user, action="see all", path=request.path)
+        return allowed

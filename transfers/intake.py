@@ -16,6 +16,7 @@ from django.conf import settings
 from agent.wire.display import shown
 from agent.wire.messages import CODEC_RAW, Ack, Cancel, Chunk, End, Landed, Offer, Request, Start
 
+from . import counters
 from .arrival import Arrival, in_thread
 from .attempt import Attempt, Refused
 from .claim import Claim
@@ -184,8 +185,12 @@ class Intake:
         while True:
             chunks, last = await self._dialogue.next_batch(arrival.checkpoint_in())
             if chunks:
+                before = arrival.offset
                 await arrival.write(await self._unpack(chunks))
-                self._attempt.uncounted_wire += sum(len(chunk.payload) for chunk in chunks)
+                wire = sum(len(chunk.payload) for chunk in chunks)
+                self._attempt.uncounted_wire += wire
+                counters.RECEIVED.inc(arrival.offset - before)
+                counters.WIRE.inc(wire)
                 progress.update(arrival.offset)
             await arrival.keep_books()
             if isinstance(last, End):

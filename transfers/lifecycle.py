@@ -22,7 +22,7 @@ from channels.db import database_sync_to_async
 from django.utils import timezone
 from twisted.internet.defer import Deferred
 
-from . import dispatch, recovery
+from . import dispatch, recovery, webhooks
 from .models import Client
 
 STOPS = "The server is being stopped."
@@ -42,6 +42,9 @@ nothing else tells it what a management command has done: revoked a client, say.
 
 RING_AGAIN = timedelta(seconds=3 * RING_SECONDS)
 """A ring costs one look, so each is heard about three times, and a round that failed loses none."""
+
+TELL_SECONDS = 3.0
+"""How often this process looks for events that a webhook is to be told of."""
 
 GARBAGE = 5_000, 10, 10
 """New objects before the youngest generation is looked at, and how often that before each older one. Each
@@ -103,6 +106,12 @@ def _start() -> None:
         ("look after the rows", tend, TEND_SECONDS),
         ("ring for who was not heard", _ring_late, RING_SECONDS),
         ("hear whom other processes ring for", dispatch.listen, RING_SECONDS),
+        # Not in the database's one thread: a receiver may take its time to answer.
+        (
+            "tell the webhooks",
+            database_sync_to_async(webhooks.tell, thread_sensitive=False),
+            TELL_SECONDS,
+        ),
     ):
         _tasks.add(asyncio.get_event_loop().create_task(_for_ever(what, do, seconds)))
 

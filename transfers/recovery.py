@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils import timezone
 
-from . import storage
+from . import storage, webhooks
 from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer, forget_old, note_end
 
 ORPHAN_SECONDS = 24 * 3600
@@ -110,6 +110,7 @@ def sweep() -> Report:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
     forget_old()
+    webhooks.forget_old()
     AccessAttempt.objects.filter(
         attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME
     ).delete()

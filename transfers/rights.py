@@ -22,12 +22,15 @@ from knox.models import AuthToken
 from agent.wire.display import shown
 
 from .acting import actor
-from .models import AuditRecord, Event, Label, Scope, record
+from .models import AuditRecord, Event, Label, Scope, Webhook, record
 
 log = logging.getLogger(__name__)
 
 NOT_SAID = frozenset({"password", "last_login"})
 """Fields whose values stay out of the log: that a password changed is said, not to what."""
+
+WEBHOOK_FIELDS = ("active", "landed", "failed", "expired")
+"""Of a webhook, what is said to have been chosen; its secret is not."""
 
 _BEFORE = "_rights_before"
 
@@ -99,6 +102,17 @@ def scope_changed(instance: Scope, signal: Any, **kwargs: Any) -> None:
 @receiver(post_delete, sender=Label)
 def label_removed(instance: Label, **kwargs: Any) -> None:
     record(Event.RIGHTS_CHANGED, of=f"label {instance.pk}", what="removed")
+
+
+@receiver(post_save, sender=Webhook)
+def webhook_saved(instance: Webhook, **kwargs: Any) -> None:
+    chosen = [name for name in WEBHOOK_FIELDS if getattr(instance, name)]
+    record(Event.WEBHOOK_CHANGED, url=shown(instance.url), told=chosen)
+
+
+@receiver(post_delete, sender=Webhook)
+def webhook_removed(instance: Webhook, **kwargs: Any) -> None:
+    record(Event.WEBHOOK_REMOVED, url=shown(instance.url))
 
 
 @receiver(post_save, sender=AuthToken)

@@ -17,6 +17,7 @@ from typing import Protocol
 from channels.db import database_sync_to_async
 from django.utils import timezone
 
+from . import counters
 from .models import HEARTBEAT, Client, Standing, Transfer
 from .together import MOST, Together
 
@@ -65,6 +66,7 @@ class RollCall:
         After a restart thousands come, and most have nothing to do.
         """
         self._present.add(present)
+        counters.AGENTS.set(len(self._present))
         if self._calling is None or self._calling.done():
             self._calling = asyncio.create_task(self._run())
         try:
@@ -77,6 +79,7 @@ class RollCall:
 
     def leave(self, present: Present) -> None:
         self._present.discard(present)
+        counters.AGENTS.set(len(self._present))
 
     async def _run(self) -> None:
         while self._present:

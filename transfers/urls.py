@@ -8,7 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
-from . import doors, enrolment, views
+from . import doors, enrolment, events, metrics, views
 
 router = SimpleRouter()
 router.register("clients", views.ClientViewSet)
@@ -18,6 +18,7 @@ urlpatterns = [
     re_path(
         r"^download/(?P<client_id>[^/]+)/?$", views.TransferViewSet.as_view({"post": "download"})
     ),
+    path("api/v1/events/", events.EventsView.as_view()),
     path("api/v1/enrol/", enrolment.EnrolView.as_view()),
     path("api/v1/", include(router.urls)),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
@@ -35,4 +36,5 @@ urlpatterns = [
     ),
     path("ws/agent/<client_id>/", csrf_exempt(doors.agent_door)),
     path("healthz", doors.healthz),
+    path("metrics", metrics.MetricsView.as_view()),
 ]

@@ -24,9 +24,10 @@ CALLS = {
     "/api/v1/clients/{id}/revoke/": {"post"},
     "/api/v1/clients/{id}/approve/": {"post"},
     "/api/v1/clients/{id}/rotate/": {"post"},
+    "/api/v1/events/": {"get"},
     "/api/v1/enrol/": {"post"},
 }
-"""The calls of design section 8, and what rights and retention have added."""
+"""The calls of design section 8, and what rights, retention and the console have added."""
 
 
 @pytest.fixture

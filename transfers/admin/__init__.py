@@ -2,9 +2,9 @@
 
 from django.contrib import admin
 
-from . import audit, clients, enrolment, transfers, users
+from . import audit, clients, enrolment, transfers, users, webhooks
 
-__all__ = ["audit", "clients", "enrolment", "transfers", "users"]
+__all__ = ["audit", "clients", "enrolment", "transfers", "users", "webhooks"]
 
 admin.site.site_header = admin.site.site_title = "Silentmode"
 admin.site.index_title = "Clients and transfers"

@@ -39,6 +39,7 @@ from .quota import QuotaExceeded, check_quota
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
 from .usage import Usage, count, counted_together, forget_old
+from .webhook import Delivery, Webhook
 
 __all__ = [
     "ACTIVE",
@@ -59,6 +60,7 @@ __all__ = [
     "ClientConflict",
     "ClientStatus",
     "Course",
+    "Delivery",
     "Enrolment",
     "EnrolmentKey",
     "EnrolmentRefused",
@@ -75,6 +77,7 @@ __all__ = [
     "Transfer",
     "Usage",
     "Verdict",
+    "Webhook",
     "asked_before",
     "check_quota",
     "count",

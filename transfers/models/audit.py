@@ -61,6 +61,9 @@ class Event(models.TextChoices):
     CLIENT_ROTATED = "client_rotated"
     CLIENT_REVOKED = "client_revoked"
 
+    WEBHOOK_CHANGED = "webhook_changed"
+    WEBHOOK_REMOVED = "webhook_removed"
+
     TOKEN_MADE = "token_made"  # noqa: S105
     TOKEN_REVOKED = "token_revoked"  # noqa: S105
     USER_CHANGED = "user_changed"

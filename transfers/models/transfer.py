@@ -7,6 +7,7 @@ somebody else got there first, `StatusConflict` says so, and nothing has changed
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.utils import timezone
 
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
-from transfers import dispatch, storage
+from transfers import counters, dispatch, storage
 
 from . import usage
 from .audit import Event, record
@@ -66,6 +67,9 @@ class Transfer(TransferRow):
             self.refresh_from_db()
         else:
             self._take({"status": wanted, **values})
+        if wanted in FINAL:
+            ended = counters.ENDED.labels(wanted, values.get("error_code", ""))
+            transaction.on_commit(ended.inc)
 
     def _take(self, values: dict[str, Any]) -> None:
         """What has changed of a row that its holder knows.
@@ -113,6 +117,7 @@ class Transfer(TransferRow):
 
     def _note(self, code: str, detail: str, received: int) -> None:
         """This attempt has ended without the file."""
+        transaction.on_commit(counters.SET_BACK.labels(code).inc)
         Setback.objects.create(
             transfer_id=self.pk,
             at=timezone.now(),
@@ -243,17 +248,20 @@ class Transfer(TransferRow):
 
     def landed(self, epoch: int, *, written: int = 0) -> None:
         """The file is in its place, verified and synced; `written` bytes count for today, as above."""
+        now = timezone.now()
         with one_transaction():
             self._move(
                 Status.COMPLETED,
                 holder=epoch,
                 sha256=self.source_sha256,
                 checkpoint=self.size,
-                finished_at=timezone.now(),
+                finished_at=now,
             )
             if written:
                 usage.count(self.client_id, written)
             record(Event.LANDED, transfer=self, file=self.file, size=self.size, sha256=self.sha256)
+        seconds = (now - (self.started_at or now)).total_seconds()
+        transaction.on_commit(partial(counters.landed, seconds, self.size or 0))
 
     def finish_landing(self) -> bool:
         """Complete a row whose writer died between the rename and this row's last change; whether.

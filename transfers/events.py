@@ -1,0 +1,170 @@
+"""`GET /api/v1/events/`: what happens to transfers, as it happens, for scripts (server-sent events).
+
+The events are rows of the audit log, so each has a number, none is missed, and a script that comes back with
+`Last-Event-ID` hears what it has missed meanwhile (WHATWG HTML, section 9.2).
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from channels.db import database_sync_to_async
+from django.contrib.auth.models import User
+from django.http import StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from knox.models import AuthToken
+from rest_framework import exceptions
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from . import lifecycle
+from .access import Action, MayOperate, clients_of, may
+from .models import AuditHead, AuditRecord, Event
+
+LOOK_SECONDS = 1.0
+"""Between two looks for new rows."""
+
+QUIET_SECONDS = 15.0
+"""After so long without an event a comment is sent, so that proxies, and the script, know it is alive."""
+
+MOST_AT_ONCE = 500
+MOST_FOR_A_USER = 8
+"""Streams that one user has open, in this process: each is a look a second."""
+
+TOLD = tuple(
+    Event[name]
+    for name in (
+        "REQUESTED", "CANCELLED", "RETRIED", "LANDED", "FAILED", "EXPIRED", "FETCHED", "REMOVED",
+    )
+)  # fmt: skip
+
+_lookers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="events")
+
+_open: Counter[int] = Counter()
+
+
+class EventStream(JSONRenderer):
+    """For the `Accept` of an event source; refusals are JSON all the same."""
+
+    media_type = "text/event-stream"
+    format = "events"
+
+
+class EventsView(APIView):
+    """What happens to the transfers that this user may see."""
+
+    permission_classes = (MayOperate,)
+    renderer_classes = (JSONRenderer, EventStream)
+    action = "list"
+    takes = {"list": Action.SEE_TRANSFER}  # as view sets have it
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "Last-Event-ID",
+                int,
+                OpenApiParameter.HEADER,
+                description="The number of the last event that was heard. Without it: from now on.",
+            )
+        ],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """Events of transfers as server-sent events: `id`, `event`, and `data` as JSON; without an end."""
+        watch = Watch(request.user, request.auth)
+        if _open[watch.pk] >= MOST_FOR_A_USER:
+            raise exceptions.Throttled(detail=f"{MOST_FOR_A_USER} streams of yours are open.")
+        response = StreamingHttpResponse(
+            stream(watch, _after(request)),
+            content_type="text/event-stream",
+        )
+        response["X-Accel-Buffering"] = "no"  # nginx would collect it
+        return response
+
+
+def _after(request: Request) -> int:
+    """The number of the event to go on after. Raises ValidationError."""
+    said = request.headers.get("Last-Event-ID", "")
+    if not said:
+        head = AuditHead.objects.filter(pk=1).first()
+        return head.number if head else 0
+    if not (said.isascii() and said.isdigit() and len(said) < 19):
+        raise exceptions.ValidationError({"Last-Event-ID": ["The number of an event."]})
+    return int(said)
+
+
+class Watch:
+    """Whose eyes the rows are seen with, asked anew at each look: a right may be taken away."""
+
+    def __init__(self, user: Any, auth: Any) -> None:
+        self.pk: int = user.pk
+        self._token = auth.pk if isinstance(auth, AuthToken) else None
+
+    def look(self, after: int) -> list[AuditRecord] | None:
+        """The next rows; None once this user may see none any more."""
+        user = User.objects.filter(pk=self.pk).first()
+        if user is None or not may(user, Action.SEE_TRANSFER) or not self._is_still_good:
+            return None
+        rows = AuditRecord.objects.filter(number__gt=after, event__in=TOLD, transfer__isnull=False)
+        if hasattr(user, "scope"):
+            rows = rows.filter(client__in=clients_of(user).values("pk"))
+        return list(rows.order_by("number")[:MOST_AT_ONCE])
+
+    @property
+    def _is_still_good(self) -> bool:
+        if self._token is None:
+            return True
+        there: bool = AuthToken.objects.filter(pk=self._token, expiry__gt=timezone.now()).exists()
+        return there
+
+
+async def stream(watch: Watch, after: int) -> AsyncIterator[bytes]:
+    """The events after that number, for as long as somebody listens and may."""
+    look = database_sync_to_async(watch.look, thread_sensitive=False, executor=_lookers)
+    quiet = 0.0
+    with _counted(watch.pk):
+        yield b": the events of transfers, as they happen\nretry: 2000\n\n"
+        while not lifecycle.is_stopping():
+            rows = await look(after)
+            if rows is None:
+                return
+            for row in rows:
+                after, quiet = row.number, 0.0
+                yield as_event(row)
+            if quiet >= QUIET_SECONDS:
+                quiet = 0.0
+                yield b": still here\n\n"
+            if len(rows) < MOST_AT_ONCE:
+                await asyncio.sleep(LOOK_SECONDS)
+                quiet += LOOK_SECONDS
+
+
+def as_event(row: AuditRecord) -> bytes:
+    """One event. Addresses stay in the audit log."""
+    data = {
+        "at": row.at.isoformat(),
+        "event": row.event,
+        "transfer": str(row.transfer),
+        "client": row.client,
+        "by": row.actor,
+        "details": row.details,
+    }
+    return f"id: {row.number}\nevent: {row.event}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+@contextmanager
+def _counted(pk: int) -> Iterator[None]:
+    _open[pk] += 1
+    try:
+        yield
+    finally:
+        _open[pk] -= 1
+        if not _open[pk]:
+            del _open[pk]
