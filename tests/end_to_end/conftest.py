@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.end_to_end import faults
+from tests.end_to_end.browser import Chromium, chromium_in
 from tests.end_to_end.harness import AgentProgram, Program, Server
 
 
@@ -39,6 +40,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     yield own
     if own.program.process.poll() is None:
         own.program.terminate()
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[Chromium]:
+    """A browser, where it is installed."""
+    with chromium_in(tmp_path) as browser:
+        yield browser
 
 
 @pytest.fixture

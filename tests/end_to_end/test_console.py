@@ -1,25 +1,16 @@
 """The console in a real browser, with a real server and real agents: nothing is loaded anew by hand."""
 
-import shutil
-from collections.abc import Iterator
-from functools import partial
+from itertools import product
 from pathlib import Path
 
-import pytest
+import axe_core_python
+from playwright.sync_api import expect
 
 from tests.end_to_end.browser import Chromium
 from tests.end_to_end.conftest import StartAgent
-from tests.end_to_end.harness import Server, eventually, make_file, sha256
+from tests.end_to_end.harness import PATIENCE, Server, make_file, sha256
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[Chromium]:
-    if shutil.which("chromium") is None:
-        pytest.skip("chromium is not installed; `make system-deps` does it")
-    with Chromium(tmp_path) as browser:
-        yield browser
 
 
 def log_in(chromium: Chromium, server: Server) -> None:
@@ -31,23 +22,14 @@ def log_in(chromium: Chromium, server: Server) -> None:
     chromium.submit({"username": "boss", "password": "correct horse"})
 
 
-def reads(chromium: Chromium, text: str, part: str = "main") -> bool:
-    words = chromium.evaluate(f"document.getElementById('{part}')?.innerText ?? ''")
-    return text in " ".join(words.split())
-
-
 def wait_reads(chromium: Chromium, text: str, part: str = "main") -> None:
-    try:
-        eventually(f"{text!r} on the page", partial(reads, chromium, text, part))
-    except AssertionError as late:
-        raise AssertionError(f"{late}\n{chromium.evaluate('document.body.innerText')}") from None
+    """Wait until that part of the page says so."""
+    shown = chromium.page.locator(f"#{part}")
+    expect(shown).to_contain_text(text, use_inner_text=True, timeout=1000 * PATIENCE)
 
 
 def click(chromium: Chromium, selector: str) -> None:
-    eventually(
-        selector, lambda: chromium.evaluate(f"document.querySelector('{selector}') !== null")
-    )
-    chromium.evaluate(f"document.querySelector('{selector}').click()")
+    chromium.page.locator(selector).first.click()
 
 
 def test_a_client_comes_sends_its_file_and_goes_before_the_eyes_of_its_operator(
@@ -57,10 +39,9 @@ def test_a_client_comes_sends_its_file_and_goes_before_the_eyes_of_its_operator(
     log_in(chromium, server)
     assert chromium.evaluate("location.pathname") == "/clients/"
     wait_reads(chromium, "manage.py add_client client1")
-    token = server.manage("add_client", "client1", "--token")
-    chromium.open(f"{server.url}/clients/")
-    wait_reads(chromium, "client1 Offline")
     wait_reads(chromium, "Live", part="live")
+    token = server.manage("add_client", "client1", "--token")
+    wait_reads(chromium, "client1 Offline")
     agent = start_agent("client1", token, server.port, file=source, options=["--limit-rate", "6M"])
     wait_reads(chromium, "client1 Online")
     click(chromium, "tbody th a")
@@ -69,8 +50,8 @@ def test_a_client_comes_sends_its_file_and_goes_before_the_eyes_of_its_operator(
     wait_reads(chromium, "Receiving")
     wait_reads(chromium, "MB/s")
     bar = "document.querySelector('progress')?.value ?? 0"
-    first = eventually("a bar that moves", lambda: chromium.evaluate(bar))
-    eventually("the bar to move on", lambda: chromium.evaluate(bar) > first)
+    chromium.page.wait_for_function(f"{bar} > 0")
+    chromium.page.wait_for_function(f"before => {bar} > before", arg=chromium.evaluate(bar))
     wait_reads(chromium, "They agree: every byte is as the client read it.")
     wait_reads(chromium, "Landed: verified, synced and in its place")
     digests = chromium.evaluate(
@@ -121,5 +102,71 @@ def test_a_page_says_when_it_is_not_live_and_is_again_when_the_server_is_back(
     wait_reads(chromium, "Not live, trying again", part="live")
     server.start()
     server.manage("revoke_client", "client1")
-    eventually("a live page", partial(reads, chromium, "Live", "live"))
     wait_reads(chromium, "client1 Revoked")
+
+
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+
+
+def findings(chromium: Chromium) -> list[str]:
+    """What axe-core finds on the page that is serious or critical."""
+    chromium.evaluate(AXE)
+    found = chromium.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+def test_every_page_can_be_used_by_everybody_and_asks_nobody_else_for_anything(
+    chromium: Chromium, server: Server, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """In light and dark, on a wide screen and a phone; and no page is wider than the phone."""
+    source = make_file(tmp_path / "data.bin", 40 * MIB)
+    chromium.open(f"{server.url}/login/")
+    assert findings(chromium) == []
+    log_in(chromium, server)
+    wait_reads(chromium, "No client yet")
+    assert findings(chromium) == []
+    token = server.manage("add_client", "client1", "--token", "--label", "rome")
+    agent = start_agent("client1", token, server.port, file=source, options=["--limit-rate", "1M"])
+    agent.wait_for("registered as client1")
+    failed = server.ask("client1", "/etc/shadow")
+    server.wait_status(failed, "failed")
+    running = server.ask("client1")
+    server.manage("add_client", "other", "--token")
+    pages = (
+        "/clients/", "/clients/client1/", "/clients/?q=nothing+like+it", "/transfers/",
+        f"/transfers/{failed}/", f"/transfers/{running}/", "/nothing/",
+    )  # fmt: skip
+    for scheme, (width, height) in product(("light", "dark"), ((1280, 800), (390, 844))):
+        chromium.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of its words
+        chromium.page.set_viewport_size({"width": width, "height": height})
+        for path in pages:
+            chromium.open(f"{server.url}{path}")
+            assert findings(chromium) == [], f"{path}, {scheme}, {width} wide"
+            assert chromium.evaluate("document.documentElement.scrollWidth") <= width, path
+    assert chromium.asked == {server.url}
+    assert [each for each in chromium.complaints if "404" not in each] == []
+
+
+def test_a_viewer_sees_it_all_and_finds_nothing_to_press(
+    chromium: Chromium, server: Server
+) -> None:
+    server.manage("add_client", "client1", "--token")
+    transfer = server.ask("client1")
+    make = (
+        "from django.contrib.auth.models import User; from transfers.access import join_group; "
+        "join_group(User.objects.create_user('vera', password='correct horse'), 'viewer')"
+    )
+    server.manage("shell", "-c", make)
+    chromium.open(f"{server.url}/transfers/{transfer}/")
+    chromium.submit({"username": "vera", "password": "correct horse"})
+    wait_reads(chromium, "Waiting for client1 to come online")
+    wait_reads(chromium, "Live", part="live")
+    chromium.open(f"{server.url}/clients/client1/")
+    wait_reads(chromium, "Waiting for client1 to come online")
+    assert chromium.page.locator("main button").count() == 0
+    assert chromium.complaints == []

@@ -111,6 +111,19 @@ def test_the_page_of_a_transfer_moves(make: Make, operator: User) -> None:
     said = screen.update(seen(operator, f"/transfers/{transfer.pk}/"))
     for part in ("headline", "history", "buttons"):
         assert f"innerHTML:#{part}" in said
+    assert "#rows" not in said, "the page has no list"
+    Transfer.objects.update(name="b")
+    assert "innerHTML:#title" in screen.update(seen(operator, f"/transfers/{transfer.pk}/"))
+
+
+def test_the_name_that_the_agent_offers_takes_the_place_of_the_path(
+    make: Make, operator: User
+) -> None:
+    transfer = make("requested", path="/var/x")
+    screen = Screen()
+    screen.update(seen(operator, "/transfers/"))
+    Transfer.objects.update(name="x.db")
+    assert f"innerHTML:#name-{transfer.pk}" in screen.update(seen(operator, "/transfers/"))
 
 
 def test_the_page_of_a_client_has_its_presence_and_its_transfers(
@@ -121,6 +134,7 @@ def test_the_page_of_a_client_has_its_presence_and_its_transfers(
     Transfer.objects.create(client=other, name="b")
     now = seen(operator, "/clients/client1/")
     assert "Offline" in now.parts["presence"]
+    assert now.order is not None
     assert len(now.order) == 1
 
 

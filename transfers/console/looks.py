@@ -27,8 +27,8 @@ class Look:
     """What a page shows at one moment."""
 
     parts: Parts
-    order: tuple[str, ...] = ()
-    """Which rows a list has: its body is sent as a whole only when these are others."""
+    order: tuple[str, ...] | None = None
+    """Which rows a list has: its body is sent as a whole only when these are others. None: no list."""
     rows: Callable[[], str] = str
     """The body of the list, with the parts of its rows."""
 
@@ -86,7 +86,7 @@ def _list_of_transfers(user: User, listing: TransferList) -> Look:
     parts = {"pager": rendered("pager", list=listing)}
     there = listing.facts
     for facts in there:
-        for cell in ("state", "progress", "actions"):
+        for cell in ("name", "state", "progress", "actions"):
             key = f"{cell}-{facts.transfer.pk}"
             parts[key] = rendered(f"transfer_{cell}", facts=facts, **rights)
     return Look(
@@ -102,7 +102,7 @@ def _transfer(user: User, asked: QueryDict, kwargs: Mapping[str, Any]) -> Look:
     if found is None:
         raise Gone
     context = {**of_transfer(found), **rights_of(user)}
-    names = ("headline", "chart", "details", "history", "buttons")
+    names = ("title", "headline", "chart", "details", "history", "buttons")
     return Look({name: rendered(f"transfer_{name}", **context) for name in names})
 
 
@@ -129,7 +129,7 @@ class Screen:
     def update(self, now: Look) -> str:
         """What it takes to show this; empty where it shows it already."""
         changed = {}
-        if now.order != self.order:
+        if now.order is not None and now.order != self.order:
             changed["rows"] = now.rows()
             inside = tuple(f"-{row}" for row in now.order)
             self.parts |= {name: html for name, html in now.parts.items() if name.endswith(inside)}
