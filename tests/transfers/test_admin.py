@@ -227,9 +227,9 @@ def test_clients_are_searched_by_id_hostname_and_label(
     "query",
     [
         {"status__exact": "failed"},
-        {"error_code__exact": "internal"},
+        {"error_code": "internal"},
         {"client__id__exact": "client1"},
-        {"created_at__year": "2026", "created_at__month": "11"},
+        {"created_at__gte": "2026-11-01T00:00:00Z", "created_at__lt": "2026-12-01T00:00:00Z"},
     ],
 )
 def test_transfers_are_filtered(browser: Browser, make: Make, query: dict[str, str]) -> None:
@@ -256,7 +256,7 @@ def test_clients_are_filtered(browser: Browser, client1: Client, query: dict[str
 def test_transfers_can_be_gone_through_by_date(browser: Browser, make: Make) -> None:
     make(created_at=timezone.now() - timedelta(days=400))
     make()
-    assert "?created_at__year=" in page(browser.get(TRANSFERS))
+    assert "?created_at__gte=" in page(browser.get(TRANSFERS))
 
 
 @pytest.mark.parametrize("url", [TRANSFERS, CLIENTS])
@@ -422,3 +422,26 @@ def test_nothing_is_changed_by_hand_not_even_by_a_superuser(boss: Browser, make:
         assert boss.get(f"{url}add/").status_code == 403
         assert 'value="delete_selected"' not in page(boss.get(url))
     assert status_of(transfer) == "queued"
+
+
+def test_pages_of_the_admin_lead_to_those_of_the_console_and_back(
+    browser: Browser, make: Make
+) -> None:
+    transfer = make()
+    for ours, theirs in (
+        (f"{TRANSFERS}{transfer.pk}/change/", f"/transfers/{transfer.pk}/"),
+        (f"{CLIENTS}client1/change/", "/clients/client1/"),
+    ):
+        assert f'href="{theirs}"' in page(browser.get(ours))
+        assert f'href="{ours}"' in page(browser.get(theirs))
+
+
+def test_a_list_of_transfers_asks_nothing_that_goes_through_all_of_them(
+    browser: Browser, make: Make
+) -> None:
+    """At 100,000, months took 0.8 s to find, and 10,000 clients to choose from as many KiB."""
+    make(error_code="internal")
+    with CaptureQueriesContext(connection) as asked:
+        said = page(browser.get(TRANSFERS))
+    assert not [query["sql"] for query in asked.captured_queries if "DISTINCT" in query["sql"]]
+    assert "client__id__exact=client1" not in said

@@ -13,6 +13,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 
 from agent.wire.messages import MAX_PATH
 from transfers.access import Action, clients_of, may
@@ -108,9 +109,10 @@ class ClientAdmin(ReadOnlyAdmin):
         ("labels", admin.RelatedOnlyFieldListFilter),  # of the clients within the user's scope
         "platform",
         "agent_version",
+        ("created_at", admin.DateFieldListFilter),
     )
+    show_full_result_count = False
     search_fields = ("id", "hostname", "labels__name")
-    date_hierarchy = "created_at"
     actions = ("request_file", "label", "approve", "make_code", "rotate", "revoke")
     readonly_fields = (
         "id", "state", "presence", "last_seen", "platform", "hostname", "agent_version", "labelled",
@@ -118,11 +120,15 @@ class ClientAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     fields = readonly_fields
 
+    def view_on_site(self, obj: Client) -> str:
+        """Its page in the console."""
+        return reverse("console:client", args=[obj.pk])
+
     def client_of(self, obj: Client) -> Client | None:
         return obj
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Client]:
-        mine = super().get_queryset(request).filter(pk__in=clients_of(request.user))
+        mine = clients_of(request.user).order_by(*self.get_ordering(request))
         return mine.prefetch_related("labels")
 
     @admin.display(description="labels")

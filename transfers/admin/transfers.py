@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers.access import Action, may, transfers_of
-from transfers.models import Client, Status, Transfer
+from transfers.models import Client, Status, Transfer, is_client_id
 
 from .base import ReadOnlyAdmin
 
@@ -33,6 +33,38 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
     return column
 
 
+class ErrorFilter(admin.SimpleListFilter):
+    """By the table's codes: to look which of them there are goes through all rows."""
+
+    title = "error"
+    parameter_name = "error_code"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(code, code) for code in ERRORS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> QuerySet[Transfer]:
+        value = self.value()
+        return queryset.filter(error_code=value) if value else queryset
+
+
+class ClientFilter(admin.SimpleListFilter):
+    """By the client that an address names: a list of ten thousand to choose from helps nobody."""
+
+    title = "client"
+    parameter_name = "client__id__exact"
+
+    def has_output(self) -> bool:
+        return self.value() is not None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        return [(value, shown(value))] if value else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> QuerySet[Transfer]:
+        value = self.value()
+        return queryset.filter(client__id=value) if value and is_client_id(value) else queryset
+
+
 @admin.register(Transfer)
 class TransferAdmin(ReadOnlyAdmin):
     sees = Action.SEE_TRANSFER
@@ -42,13 +74,14 @@ class TransferAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     list_filter = (
         "status",
-        ("error_code", admin.AllValuesFieldListFilter),
+        ErrorFilter,
         "held",
-        ("client", admin.RelatedOnlyFieldListFilter),
+        ("created_at", admin.DateFieldListFilter),
+        ClientFilter,
     )
+    show_full_result_count = False
     list_select_related = ("client", "requested_by")
     search_fields = ("=id", "client__id", "path", "name", "sha256", "file")
-    date_hierarchy = "created_at"
     ordering = ("-created_at",)
     actions = ("cancel", "retry", "hold", "release")
 
@@ -66,11 +99,15 @@ class TransferAdmin(ReadOnlyAdmin):
     error_detail_shown = _escaped("error_detail")
     reason_shown = _escaped("reason")
 
+    def view_on_site(self, obj: Transfer) -> str:
+        """Its page in the console."""
+        return reverse("console:transfer", args=[obj.pk])
+
     def client_of(self, obj: Transfer) -> Client | None:
         return obj.client
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Transfer]:
-        return super().get_queryset(request).filter(pk__in=transfers_of(request.user))
+        return transfers_of(request.user).order_by(*self.get_ordering(request))
 
     @admin.display(description="file", ordering="name")
     def what(self, transfer: Transfer) -> str:

@@ -47,9 +47,13 @@ class DeliveryAdmin(ReadOnlyAdmin):
         "created_at", "webhook", "event", "transfer", "attempts", "status", "said", "delivered_at",
         "next_attempt_at",
     )  # fmt: skip
-    list_filter = ("event", ("webhook", admin.RelatedOnlyFieldListFilter))
+    list_filter = (
+        "event",
+        ("webhook", admin.RelatedOnlyFieldListFilter),
+        ("created_at", admin.DateFieldListFilter),
+    )
+    show_full_result_count = False
     list_select_related = ("webhook",)
-    date_hierarchy = "created_at"
     actions = ("send_again",)
     fields: ClassVar[tuple[str, ...]] = (*list_display, "sent")
     readonly_fields = fields
