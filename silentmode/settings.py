@@ -218,7 +218,8 @@ def _database() -> dict[str, Any]:
         raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {bad}") from None
     if database["ENGINE"] == "django.db.backends.postgresql":
         # Connections are per thread, and an ASGI server has many: a pool, and none kept for ever.
-        database.setdefault("OPTIONS", {})["pool"] = True
+        # Psycopg's own most is its least, 4: requests, pages that are open and transfers would wait for one.
+        database.setdefault("OPTIONS", {})["pool"] = {"min_size": 4, "max_size": 16}
         database["CONN_MAX_AGE"] = 0
     return database
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import User
+from django.db.models import Q
 from django.http import StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -27,6 +28,8 @@ from rest_framework.views import APIView
 from . import lifecycle
 from .access import Action, MayOperate, clients_of, may
 from .models import AuditHead, AuditRecord, Event
+from .models.transactions import release_connection
+from .sessions import user_of_session
 
 LOOK_SECONDS = 1.0
 """Between two looks for new rows."""
@@ -78,7 +81,7 @@ class EventsView(APIView):
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         """Events of transfers as server-sent events: `id`, `event`, and `data` as JSON; without an end."""
-        watch = Watch(request.user, request.auth)
+        watch = Watch(request.user, request.auth, request.session.session_key)
         if _open[watch.pk] >= MOST_FOR_A_USER:
             raise exceptions.Throttled(detail=f"{MOST_FOR_A_USER} streams of yours are open.")
         response = StreamingHttpResponse(
@@ -86,6 +89,7 @@ class EventsView(APIView):
             content_type="text/event-stream",
         )
         response["X-Accel-Buffering"] = "no"  # nginx would collect it
+        release_connection()
         return response
 
 
@@ -103,40 +107,51 @@ def _after(request: Request) -> int:
 class Watch:
     """Whose eyes the rows are seen with, asked anew at each look: a right may be taken away."""
 
-    def __init__(self, user: Any, auth: Any) -> None:
+    def __init__(self, user: Any, token: Any, session: str | None = None) -> None:
         self.pk: int = user.pk
-        self._token = auth.pk if isinstance(auth, AuthToken) else None
+        self._token = token.pk if isinstance(token, AuthToken) else None
+        self._session = session
 
-    def look(self, after: int) -> list[AuditRecord] | None:
-        """The next rows; None once this user may see none any more."""
-        user = User.objects.filter(pk=self.pk).first()
-        if user is None or not may(user, Action.SEE_TRANSFER) or not self._is_still_good:
+    def look(self, after: int) -> tuple[list[AuditRecord], int] | None:
+        """The next rows, and the number to go on after; None once this user may see none any more."""
+        user = self._user()
+        if user is None or not may(user, Action.SEE_TRANSFER):
             return None
-        rows = AuditRecord.objects.filter(number__gt=after, event__in=TOLD, transfer__isnull=False)
+        head = AuditHead.objects.filter(pk=1).first()
+        end = head.number if head else 0
+        rows = AuditRecord.objects.filter(number__gt=after, number__lte=end, event__in=TOLD)
+        rows = rows.filter(transfer__isnull=False)
         if hasattr(user, "scope"):
             rows = rows.filter(client__in=clients_of(user).values("pk"))
-        return list(rows.order_by("number")[:MOST_AT_ONCE])
+        found = list(rows.order_by("number")[:MOST_AT_ONCE])
+        # What was looked at and is not for this user is not looked at again.
+        return found, found[-1].number if len(found) == MOST_AT_ONCE else max(after, end)
 
-    @property
-    def _is_still_good(self) -> bool:
+    def _user(self) -> User | None:
         if self._token is None:
-            return True
-        there: bool = AuthToken.objects.filter(pk=self._token, expiry__gt=timezone.now()).exists()
-        return there
+            return user_of_session(self._session)
+        valid = Q(expiry=None) | Q(expiry__gt=timezone.now())
+        token = AuthToken.objects.filter(valid, pk=self._token).select_related("user").first()
+        user: User | None = token.user if token else None
+        return user
 
 
 async def stream(watch: Watch, after: int) -> AsyncIterator[bytes]:
     """The events after that number, for as long as somebody listens and may."""
+    if _open[watch.pk] >= MOST_FOR_A_USER:  # those that came at once have all passed the view
+        yield b": too many streams of yours are open\n\n"
+        return
     look = database_sync_to_async(watch.look, thread_sensitive=False, executor=_lookers)
     quiet = 0.0
     with _counted(watch.pk):
         yield b": the events of transfers, as they happen\nretry: 2000\n\n"
         while not lifecycle.is_stopping():
-            rows = await look(after)
-            if rows is None:
+            seen = await look(after)
+            if seen is None:
                 return
+            rows, after = seen
             for row in rows:
-                after, quiet = row.number, 0.0
+                quiet = 0.0
                 yield as_event(row)
             if quiet >= QUIET_SECONDS:
                 quiet = 0.0

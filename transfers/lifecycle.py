@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 
 from channels.db import database_sync_to_async
 from django.utils import timezone
@@ -102,16 +103,12 @@ def _start() -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     tend = database_sync_to_async(recovery.tend)
+    tell = database_sync_to_async(partial(webhooks.tell, is_stopping), thread_sensitive=False)
     for what, do, seconds in (
         ("look after the rows", tend, TEND_SECONDS),
         ("ring for who was not heard", _ring_late, RING_SECONDS),
         ("hear whom other processes ring for", dispatch.listen, RING_SECONDS),
-        # Not in the database's one thread: a receiver may take its time to answer.
-        (
-            "tell the webhooks",
-            database_sync_to_async(webhooks.tell, thread_sensitive=False),
-            TELL_SECONDS,
-        ),
+        ("tell the webhooks", tell, TELL_SECONDS),
     ):
         _tasks.add(asyncio.get_event_loop().create_task(_for_ever(what, do, seconds)))
 

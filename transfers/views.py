@@ -32,6 +32,7 @@ from .models import (
     record,
     request_files,
 )
+from .models.transactions import release_connection
 from .rates import count_deed
 from .refusals import Conflict, Gone
 from .serializers import (
@@ -333,6 +334,7 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
         except FileNotFoundError:
             raise exceptions.NotFound("The file was removed from the server.") from None
         record(Event.FETCHED, transfer=transfer, sha256=transfer.sha256, range=wanted[:100])
+        release_connection()
         return response
 
 

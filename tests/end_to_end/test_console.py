@@ -40,10 +40,10 @@ def test_a_client_comes_sends_its_file_and_goes_before_the_eyes_of_its_operator(
     assert chromium.evaluate("location.pathname") == "/clients/"
     wait_reads(chromium, "manage.py add_client client1")
     wait_reads(chromium, "Live", part="live")
-    token = server.manage("add_client", "client1", "--token")
-    wait_reads(chromium, "client1 Offline")
-    agent = start_agent("client1", token, server.port, file=source, options=["--limit-rate", "6M"])
-    wait_reads(chromium, "client1 Online")
+    token = server.manage("add_client", "store.7", "--token")
+    wait_reads(chromium, "store.7 Offline")
+    agent = start_agent("store.7", token, server.port, file=source, options=["--limit-rate", "6M"])
+    wait_reads(chromium, "store.7 Online")
     click(chromium, "tbody th a")
     wait_reads(chromium, "Request a file")
     click(chromium, "form.ask button")
@@ -60,7 +60,7 @@ def test_a_client_comes_sends_its_file_and_goes_before_the_eyes_of_its_operator(
     assert digests == [sha256(source)] * 2
     fetched = chromium.download(chromium.evaluate("document.querySelector('#buttons a').href"))
     assert fetched == source.read_bytes()
-    chromium.open(f"{server.url}/clients/client1/")
+    chromium.open(f"{server.url}/clients/store.7/")
     wait_reads(chromium, "Online", part="presence")
     agent.terminate()
     wait_reads(chromium, "Offline", part="presence")

@@ -182,7 +182,7 @@ def test_postgresql_gets_a_pool(fresh: Path) -> None:
     url = "postgres://user:secret@db.example:5433/silentmode"
     database = setting("DATABASES", fresh, DATABASE_URL=url)["default"]
     assert database["ENGINE"] == "django.db.backends.postgresql"
-    assert database["OPTIONS"]["pool"] is True
+    assert database["OPTIONS"]["pool"] == {"min_size": 4, "max_size": 16}
     assert database["CONN_MAX_AGE"] == 0, "Django refuses a pool beside persistent connections"
     assert (database["HOST"], database["PORT"], database["NAME"]) == (
         "db.example", 5433, "silentmode",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
+from django.test import Client as Browser
 from django.utils import timezone
 from knox.models import AuthToken
 from rest_framework.test import APIClient
@@ -32,6 +33,13 @@ def vera(db: None) -> User:
 
 
 @pytest.fixture
+def watch(vera: User) -> Watch:
+    """Vera's eyes, by a token."""
+    token, _ = AuthToken.objects.create(vera)
+    return Watch(vera, token)
+
+
+@pytest.fixture
 def transfer(client1: Client) -> Transfer:
     return Transfer.objects.create(client=client1, path="/x")
 
@@ -47,22 +55,24 @@ async def following(watch: Watch, after: int = 0) -> AsyncIterator[dict[str, Any
 
 
 async def test_what_happened_and_what_happens_is_told_once_and_in_order(
-    vera: User, transfer: Transfer
+    watch: Watch, transfer: Transfer
 ) -> None:
     first = await sync_to_async(record)(Event.REQUESTED, transfer=transfer, path="/x")
     await sync_to_async(record)(Event.CLIENT_APPROVED, client="client1")
-    told = following(Watch(vera, None))
+    told = following(watch)
     heard = await anext(told)
     assert (heard["id"], heard["event"], heard["client"]) == (first.number, "requested", "client1")
     assert (heard["transfer"], heard["details"]) == (str(transfer.pk), {"path": "/x"})
     await sync_to_async(transfer.cancel)()
     assert (await anext(told))["event"] == "cancelled"
-    again = await anext(following(Watch(vera, None), first.number))
+    again = await anext(following(watch, first.number))
     assert again["event"] == "cancelled", "who comes back hears what was missed, and nothing twice"
     assert "address" not in again
 
 
-async def test_what_is_outside_of_a_scope_is_not_told(vera: User, transfer: Transfer) -> None:
+async def test_what_is_outside_of_a_scope_is_not_told(
+    vera: User, watch: Watch, transfer: Transfer
+) -> None:
     rome = await Label.objects.acreate(name="rome")
     scope = await Scope.objects.acreate(user=vera)
     await scope.labels.aadd(rome)
@@ -71,7 +81,7 @@ async def test_what_is_outside_of_a_scope_is_not_told(vera: User, transfer: Tran
     await sync_to_async(record)(Event.REQUESTED, transfer=transfer)
     other = await Transfer.objects.acreate(client=mine, path="/y")
     await sync_to_async(record)(Event.REQUESTED, transfer=other)
-    assert (await anext(following(Watch(vera, None))))["client"] == "mine"
+    assert (await anext(following(watch)))["client"] == "mine"
 
 
 @pytest.mark.parametrize("loss", ["right", "token", "user", "stop"])
@@ -96,14 +106,47 @@ async def test_it_ends_with_the_right_to_hear_it(
 
 
 async def test_a_quiet_stream_says_that_it_is_there(
-    vera: User, monkeypatch: pytest.MonkeyPatch
+    vera: User, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "QUIET_SECONDS", 0.02)
-    blocks = stream(Watch(vera, None), 0)
+    blocks = stream(watch, 0)
     assert (await anext(blocks)).startswith(b": ")
     assert await anext(blocks) == b": still here\n\n"
     await blocks.aclose()  # type: ignore[attr-defined]  # of a generator
     assert events._open[vera.pk] == 0
+
+
+async def test_a_session_ends_with_its_stream_and_a_token_without_an_end_does_not(
+    vera: User, transfer: Transfer
+) -> None:
+    await sync_to_async(record)(Event.REQUESTED, transfer=transfer)
+    browser = Browser()
+    await sync_to_async(browser.force_login)(vera)
+    told = following(Watch(vera, None, browser.cookies["sessionid"].value))
+    assert (await anext(told))["event"] == "requested"
+    await sync_to_async(browser.logout)()
+    assert [each async for each in told] == []
+    token, _ = await sync_to_async(AuthToken.objects.create)(vera, expiry=None)
+    assert (await anext(following(Watch(vera, token))))["event"] == "requested"
+
+
+async def test_what_was_looked_at_and_is_for_others_is_not_looked_at_again(
+    vera: User, watch: Watch, transfer: Transfer
+) -> None:
+    scope = await Scope.objects.acreate(user=vera)
+    await scope.labels.aadd(await Label.objects.acreate(name="rome"))
+    last = await sync_to_async(record)(Event.REQUESTED, transfer=transfer)
+    assert await sync_to_async(watch.look)(0) == ([], last.number)
+
+
+async def test_streams_that_are_asked_for_at_once_have_the_same_bound(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_FOR_A_USER", 1)
+    first, second = stream(watch, 0), stream(watch, 0)
+    await anext(first)
+    assert [block async for block in second] == [b": too many streams of yours are open\n\n"]
+    await first.aclose()  # type: ignore[attr-defined]  # of a generator
 
 
 def caller(user: User) -> APIClient:

@@ -20,7 +20,7 @@ from transfers import lifecycle, recovery
 lifecycle.STOP_SECONDS = 2.0
 recovery.tend = lambda: os.write(1, b"tended\n")
 lifecycle.Client.rung_since = lambda when: []
-lifecycle.webhooks.tell = lambda: None
+lifecycle.webhooks.tell = lambda is_stopping: None
 
 async def stay(cancelled, hangs):
     with lifecycle.staying(0 if cancelled else None):

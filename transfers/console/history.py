@@ -26,6 +26,10 @@ DEEDS: Mapping[str, str] = {
 """What a person reads of a row of the audit log."""
 
 
+MOST_STEPS = 100
+"""Of each kind: an uplink that drops every few seconds makes thousands, and nobody reads them."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing that happened."""
@@ -37,9 +41,10 @@ class Step:
 
 
 def history(transfer: Transfer) -> list[Step]:
-    """The steps, the oldest first. Addresses stay in the audit log."""
-    steps = [_deed(row) for row in AuditRecord.objects.filter(transfer=transfer.pk)]
-    steps += [_setback(row) for row in transfer.setback_rows.all()]
+    """The steps, the oldest first: the newest of each kind. Addresses stay in the audit log."""
+    deeds = AuditRecord.objects.filter(transfer=transfer.pk).order_by("-number")
+    steps = [_deed(row) for row in deeds[:MOST_STEPS]]
+    steps += [_setback(row) for row in transfer.setback_rows.order_by("-at", "-id")[:MOST_STEPS]]
     if transfer.started_at is not None:
         steps.append(Step(transfer.started_at, "The first byte was on its way"))
     return sorted(steps, key=lambda step: step.at)

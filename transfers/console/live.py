@@ -9,21 +9,20 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from channels.auth import AuthMiddlewareStack
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.contrib import auth
+from channels.sessions import CookieMiddleware
+from django.conf import settings
 from django.contrib.auth.models import User
-from django.contrib.sessions.backends.db import SessionStore
 from django.http import QueryDict
 
 from transfers import lifecycle
+from transfers.sessions import user_of_session
 from transfers.sockets import GuardedWebSocket
 
 from .looks import Gone, Screen, look, rendered, swap
@@ -39,6 +38,9 @@ QUIET_SECONDS = 15.0
 
 SURE_SECONDS = 5.0
 """Who is logged out, or loses a right, may see what moves for so long."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,11 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         query = QueryDict(self.scope["query_string"])
-        address = urlsplit(query.get("page", ""))
-        self.path, self.asked = address.path, QueryDict(address.query)
-        user: Any = self.scope["user"]
-        if not (
-            from_our_pages(self.scope) and user.is_authenticated and not lifecycle.is_stopping()
-        ):
+        path, _, asked = query.get("page", "").partition("?")
+        self.path, self.asked = path, QueryDict(asked)
+        self.session_key = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME)
+        user = await self._in_thread(user_of_session, self.session_key)
+        if user is None or lifecycle.is_stopping():
             await self.close()
             return
         if _open[user.pk] >= MOST_FOR_A_USER:
@@ -76,6 +77,13 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
         self.screen = Screen()
         await self.accept()
         self.pushing = asyncio.create_task(self._push(user.pk))
+
+    @staticmethod
+    async def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Not in the one thread of the database that transfers wait for: a look takes up to 50 ms."""
+        call = database_sync_to_async(function, thread_sensitive=False, executor=_lookers)
+        result: R = await call(*args, **kwargs)
+        return result
 
     async def disconnect(self, code: int) -> None:
         if self.pushing is not None:
@@ -90,13 +98,15 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
         try:
             with _counted(pk):
                 while True:
+                    began = time.monotonic()
                     if not self._is_clogged:
                         said = await self._look()
                         quiet = 0.0 if said else quiet + LOOK_SECONDS
                         if said or quiet >= QUIET_SECONDS:
                             quiet = 0.0
                             await self.send(text_data=said or "<!-- -->")
-                    await asyncio.sleep(LOOK_SECONDS)
+                    # Whose pages take long to look at has them looked at less often.
+                    await asyncio.sleep(max(LOOK_SECONDS, 4 * (time.monotonic() - began)))
         except Gone:
             await self.send(text_data=swap("live", rendered("gone")))
             await self.close(code=4003)
@@ -112,9 +122,7 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
 
     async def _look(self) -> str:
         """What has changed since the last look, as it is sent. Raises Gone."""
-        # Not in the one thread of the database that transfers wait for: a look takes up to 50 ms.
-        see = database_sync_to_async(self._see, thread_sensitive=False, executor=_lookers)
-        return await see()
+        return await self._in_thread(self._see)
 
     def _see(self) -> str:
         if time.monotonic() >= self._sure_until:
@@ -124,9 +132,8 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
 
     def _who(self) -> User:
         """Whose session it is, read anew: who was logged out, or lost a right, sees no more. Raises Gone."""
-        session = SessionStore(self.scope["session"].session_key)
-        user = auth.get_user(SimpleNamespace(session=session))  # type: ignore[arg-type]  # asks for no more
-        if not isinstance(user, User):
+        user = user_of_session(self.session_key)
+        if user is None:
             raise Gone
         return user
 
@@ -148,10 +155,21 @@ def from_our_pages(scope: Any) -> bool:
     The cookie alone says nothing: browsers send it with a socket that any page opens.
     """
     headers = dict(scope["headers"])
-    origin = urlsplit(headers.get(b"origin", b"").decode("latin-1"))
     host: bytes = headers.get(b"host", b"")
-    return bool(origin.netloc) and origin.netloc.lower() == host.decode("latin-1").lower()
+    try:
+        origin = urlsplit(headers.get(b"origin", b"").decode("latin-1")).netloc
+    except ValueError:  # `http://[`
+        return False
+    return bool(origin) and origin.lower() == host.decode("latin-1").lower()
 
 
-console = AuthMiddlewareStack(ConsoleConsumer.as_asgi())
-"""The application: a page's socket, with the session of its cookie."""
+_with_cookies = CookieMiddleware(ConsoleConsumer.as_asgi())
+
+
+async def console(scope: Any, receive: Any, send: Any) -> None:
+    """The application: a page's socket. Nobody is looked up for a page that is not ours."""
+    if from_our_pages(scope):
+        await _with_cookies(scope, receive, send)
+    else:
+        await receive()
+        await send({"type": "websocket.close"})

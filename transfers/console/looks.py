@@ -141,4 +141,5 @@ class Screen:
 def swap(name: str, html: str) -> str:
     # `rows` is the inside of a table's body: no parser lets it stand in a `div`.
     tag = "tbody" if name == "rows" else "div"
-    return f'<{tag} hx-swap-oob="innerHTML:#{name}">{html}</{tag}>'
+    # By the attribute, not `#name`: there a dot in a client's id would begin a class.
+    return f"<{tag} hx-swap-oob='innerHTML:[id=\"{name}\"]'>{html}</{tag}>"

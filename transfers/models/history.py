@@ -21,6 +21,9 @@ MOST_POINTS = 120
 RATE_SECONDS = 8.0
 """A rate is that of so long at least, where the attempt is that old: what a person reads must not jump."""
 
+MOST_SETBACKS = 500
+"""Of a transfer, the newest: an agent that is busy, or an uplink that drops, makes thousands a day."""
+
 Point = tuple[float, int]
 """Seconds since 1970, and the bytes that had been received."""
 

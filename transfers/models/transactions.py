@@ -12,3 +12,12 @@ def one_transaction() -> AbstractContextManager[None]:
     ending the larger transaction must not have changed anything yet.
     """
     return nullcontext() if connection.in_atomic_block else transaction.atomic()
+
+
+def release_connection() -> None:
+    """Give back the connection of this thread, whose request is answered for longer than it asks for.
+
+    Django gives it back when the answer has ended: a stream, or a long download, would keep one of few.
+    """
+    if not connection.in_atomic_block:  # as in a test
+        connection.close()

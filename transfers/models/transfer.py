@@ -23,7 +23,7 @@ from transfers import counters, dispatch, storage
 from . import usage
 from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
-from .history import LINK_LOST, Course, Progress, Setback, earlier_points
+from .history import LINK_LOST, MOST_SETBACKS, Course, Progress, Setback, earlier_points
 from .queries import TransferQuerySet
 from .row import TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
@@ -118,6 +118,10 @@ class Transfer(TransferRow):
     def _note(self, code: str, detail: str, received: int) -> None:
         """This attempt has ended without the file."""
         transaction.on_commit(counters.SET_BACK.labels(code).inc)
+        if self.attempts % MOST_SETBACKS == 0:
+            Setback.objects.filter(
+                transfer=self, attempt__lt=self.attempts - MOST_SETBACKS
+            ).delete()
         Setback.objects.create(
             transfer_id=self.pk,
             at=timezone.now(),

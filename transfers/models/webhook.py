@@ -9,7 +9,6 @@ import hmac
 import json
 import secrets
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +16,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from .audit import AuditHead, AuditRecord, Event
@@ -72,6 +72,9 @@ class Webhook(models.Model):
         if self._state.adding:  # what has happened before is not news
             head = AuditHead.objects.filter(pk=1).first()
             self.told = head.number if head else 0
+        else:  # how far it was told is not for whoever changes it to say
+            mine = [field.name for field in self._meta.concrete_fields if not field.primary_key]
+            kwargs.setdefault("update_fields", [name for name in mine if name != "told"])
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
@@ -83,10 +86,12 @@ class Webhook(models.Model):
         """Make deliveries of the events that it was not told of yet; how many rows were looked at."""
         wanted = [event for event, name in TOLD.items() if getattr(self, name) and self.active]
         head = AuditHead.objects.filter(pk=1).first()
-        news = AuditRecord.objects.filter(number__gt=self.told, event__in=wanted)
+        end = head.number if head else 0
+        # No further than that: what comes meanwhile would be made again the next time.
+        news = AuditRecord.objects.filter(number__gt=self.told, number__lte=end, event__in=wanted)
         rows = list(news.order_by("number")[:MOST_AT_ONCE])
-        upto = rows[-1].number if len(rows) == MOST_AT_ONCE else head.number if head else 0
-        if upto == self.told:
+        upto = rows[-1].number if len(rows) == MOST_AT_ONCE else end
+        if upto <= self.told:
             return 0
         with transaction.atomic():
             # Another process may be at it: whoever moves the number makes the deliveries.
@@ -142,11 +147,12 @@ class Delivery(models.Model):
         )
 
     @classmethod
-    def due(cls, most: int) -> "Iterable[Delivery]":
+    def due(cls) -> "QuerySet[Delivery]":
         """Those whose time has come, first what has waited the longest."""
-        now = timezone.now()
-        rows = cls.objects.filter(next_attempt_at__lte=now, webhook__active=True)
-        return rows.select_related("webhook").order_by("next_attempt_at")[:most]
+        rows = cls.objects.filter(
+            next_attempt_at__lte=timezone.now(), webhook__active=True, attempts__lt=MOST_ATTEMPTS
+        )
+        return rows.select_related("webhook").order_by("next_attempt_at", "created_at")
 
     def claim(self) -> bool:
         """Whether this process may send it now."""
