@@ -23,6 +23,7 @@ from knox.models import AuthToken
 from rest_framework import exceptions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from . import lifecycle
@@ -91,6 +92,15 @@ class EventsView(APIView):
         response["X-Accel-Buffering"] = "no"  # nginx would collect it
         release_connection()
         return response
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        """A refusal is JSON, and says so, whatever was to be streamed."""
+        if not response.streaming:
+            request.accepted_renderer = JSONRenderer()
+            request.accepted_media_type = JSONRenderer.media_type
+        return super().finalize_response(request, response, *args, **kwargs)
 
 
 def _after(request: Request) -> int:

@@ -59,6 +59,7 @@ def test_no_call_breaks_the_server_or_is_answered_outside_of_the_schema(
         *("--checks", ",".join(CHECKS), "--max-examples", EXAMPLES),
         *("--continue-on-failure", "--no-color", "--request-timeout", "60"),
         *("--warnings", "off", "--generation-database", "none"),
+        *("--exclude-path", "/api/v1/events/"),  # its answers have no end; test_events has it
     ]
     if who != "nobody":
         token = server.manage("add_api_token", f"{who}1", "--group", who)

@@ -158,8 +158,18 @@ def test_a_script_may_ask_for_the_stream_by_its_type_and_from_an_event_on(vera: 
     answer = caller(vera).get("/api/v1/events/", headers={"Accept": "text/event-stream"})
     assert (answer.status_code, answer["Content-Type"]) == (200, "text/event-stream")
     assert answer["X-Accel-Buffering"] == "no"
-    wrong = caller(vera).get("/api/v1/events/", headers={"Last-Event-ID": "-1"})
-    assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+def test_a_refusal_is_json_and_says_so(vera: User, accept: str) -> None:
+    headers = {"Last-Event-ID": "-1", "Accept": accept}
+    for asking, status, code in (
+        (caller(vera), 400, "invalid"),
+        (APIClient(), 401, "not_authenticated"),
+    ):
+        answer = asking.get("/api/v1/events/", headers=headers)
+        assert (answer.status_code, answer["Content-Type"]) == (status, "application/json")
+        assert answer.json()["code"] == code
 
 
 def test_a_user_has_a_bound_of_streams(vera: User, monkeypatch: pytest.MonkeyPatch) -> None:
