@@ -6,13 +6,9 @@ The events are rows of the audit log, so each has a number, none is missed, and 
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.contrib.auth.models import User
 from django.db.models import Q
 from django.http import StreamingHttpResponse
@@ -28,9 +24,10 @@ from rest_framework.views import APIView
 
 from . import lifecycle
 from .access import Action, MayOperate, clients_of, may
-from .models import AuditHead, AuditRecord, Event
+from .models import AuditRecord, Event, last_number
 from .models.transactions import release_connection
 from .sessions import user_of_session
+from .watching import Watchers
 
 LOOK_SECONDS = 1.0
 """Between two looks for new rows."""
@@ -49,9 +46,7 @@ TOLD = tuple(
     )
 )  # fmt: skip
 
-_lookers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="events")
-
-_open: Counter[int] = Counter()
+_streams = Watchers("events", MOST_FOR_A_USER)
 
 
 class EventStream(JSONRenderer):
@@ -83,8 +78,8 @@ class EventsView(APIView):
     def get(self, request: Request) -> StreamingHttpResponse:
         """Events of transfers as server-sent events: `id`, `event`, and `data` as JSON; without an end."""
         watch = Watch(request.user, request.auth, request.session.session_key)
-        if _open[watch.pk] >= MOST_FOR_A_USER:
-            raise exceptions.Throttled(detail=f"{MOST_FOR_A_USER} streams of yours are open.")
+        if not _streams.has_room(watch.pk):
+            raise exceptions.Throttled(detail=f"{_streams.most} streams of yours are open.")
         response = StreamingHttpResponse(
             stream(watch, _after(request)),
             content_type="text/event-stream",
@@ -107,8 +102,7 @@ def _after(request: Request) -> int:
     """The number of the event to go on after. Raises ValidationError."""
     said = request.headers.get("Last-Event-ID", "")
     if not said:
-        head = AuditHead.objects.filter(pk=1).first()
-        return head.number if head else 0
+        return last_number()
     if not (said.isascii() and said.isdigit() and len(said) < 19):
         raise exceptions.ValidationError({"Last-Event-ID": ["The number of an event."]})
     return int(said)
@@ -127,8 +121,7 @@ class Watch:
         user = self._user()
         if user is None or not may(user, Action.SEE_TRANSFER):
             return None
-        head = AuditHead.objects.filter(pk=1).first()
-        end = head.number if head else 0
+        end = last_number()
         rows = AuditRecord.objects.filter(number__gt=after, number__lte=end, event__in=TOLD)
         rows = rows.filter(transfer__isnull=False)
         if hasattr(user, "scope"):
@@ -148,15 +141,14 @@ class Watch:
 
 async def stream(watch: Watch, after: int) -> AsyncIterator[bytes]:
     """The events after that number, for as long as somebody listens and may."""
-    if _open[watch.pk] >= MOST_FOR_A_USER:  # those that came at once have all passed the view
+    if not _streams.has_room(watch.pk):  # those that came at once have all passed the view
         yield b": too many streams of yours are open\n\n"
         return
-    look = database_sync_to_async(watch.look, thread_sensitive=False, executor=_lookers)
     quiet = 0.0
-    with _counted(watch.pk):
+    with _streams.counted(watch.pk):
         yield b": the events of transfers, as they happen\nretry: 2000\n\n"
         while not lifecycle.is_stopping():
-            seen = await look(after)
+            seen = await _streams.look(watch.look, after)
             if seen is None:
                 return
             rows, after = seen
@@ -182,14 +174,3 @@ def as_event(row: AuditRecord) -> bytes:
         "details": row.details,
     }
     return f"id: {row.number}\nevent: {row.event}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-@contextmanager
-def _counted(pk: int) -> Iterator[None]:
-    _open[pk] += 1
-    try:
-        yield
-    finally:
-        _open[pk] -= 1
-        if not _open[pk]:
-            del _open[pk]

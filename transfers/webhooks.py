@@ -15,6 +15,7 @@ from agent.wire.display import shown
 
 from .models import Delivery, Webhook
 from .models.webhook import KEPT, LONGEST_ANSWER, MOST_AT_ONCE, http_url
+from .redirects import NoRedirect
 
 SEND_SECONDS = 10.0
 """For the receiver's answer."""
@@ -25,13 +26,6 @@ MOST_IN_A_ROW = 200
 log = logging.getLogger(__name__)
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What is signed for one address is for that address."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
 _opener = urllib.request.build_opener(NoRedirect)
 
 
@@ -39,16 +33,14 @@ _busy: set[int] = set()
 """Addresses that a thread of this process is telling: one each, so that one that hangs holds up no other."""
 
 
-def collect() -> None:
-    """Find what is new for each address."""
-    for webhook in Webhook.objects.filter(active=True):
-        while webhook.collect() >= MOST_AT_ONCE:
-            pass
-
-
 def tell(is_stopping: Callable[[], bool] = lambda: False) -> list[threading.Thread]:
     """Begin to send what is due, in threads that the end of the process does not wait for; these."""
-    collect()
+    active = list(Webhook.objects.filter(active=True))
+    for webhook in active:
+        while webhook.collect() >= MOST_AT_ONCE:
+            pass
+    if not active:  # as in most places: one query each time, and no more
+        return []
     threads = []
     for pk in set(Delivery.due().order_by().values_list("webhook_id", flat=True)) - _busy:
         _busy.add(pk)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
-from tests.end_to_end.harness import PATIENCE
+from tests.end_to_end.harness import PATIENCE, Server
 
 QUIET = ("--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 
@@ -92,3 +92,11 @@ def chromium_in(directory: Path) -> Iterator[Chromium]:
         pytest.skip("chromium is not installed; `make system-deps` does it")
     with Chromium(directory) as browser:
         yield browser
+
+
+def make_boss(server: Server) -> None:
+    """A superuser, who logs in with `correct horse`."""
+    server.manage(
+        "createsuperuser", "--noinput", "--username=boss", "--email=boss@example.com",
+        DJANGO_SUPERUSER_PASSWORD="correct horse",
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from tests.end_to_end.browser import Chromium
+from tests.end_to_end.browser import Chromium, make_boss
 from tests.end_to_end.conftest import StartAgent
 from tests.end_to_end.harness import Server, eventually
 
@@ -11,10 +11,7 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)<script>.html"
 
 
 def log_in(chromium: Chromium, server: Server) -> None:
-    server.manage(
-        "createsuperuser", "--noinput", "--username=boss", "--email=boss@example.com",
-        DJANGO_SUPERUSER_PASSWORD="correct horse",
-    )  # fmt: skip
+    make_boss(server)
     chromium.open(f"{server.url}/admin/")
     assert "/admin/login/" in chromium.evaluate("location.href")
     chromium.submit({"username": "boss", "password": "correct horse"})

@@ -6,7 +6,7 @@ from pathlib import Path
 import axe_core_python
 from playwright.sync_api import expect
 
-from tests.end_to_end.browser import Chromium
+from tests.end_to_end.browser import Chromium, make_boss
 from tests.end_to_end.conftest import StartAgent
 from tests.end_to_end.harness import PATIENCE, Server, make_file, sha256
 
@@ -14,10 +14,7 @@ MIB = 1 << 20
 
 
 def log_in(chromium: Chromium, server: Server) -> None:
-    server.manage(
-        "createsuperuser", "--noinput", "--username=boss", "--email=boss@example.com",
-        DJANGO_SUPERUSER_PASSWORD="correct horse",
-    )  # fmt: skip
+    make_boss(server)
     chromium.open(f"{server.url}/")
     chromium.submit({"username": "boss", "password": "correct horse"})
 

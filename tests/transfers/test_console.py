@@ -15,6 +15,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from agent.wire.errors import ERRORS
+from transfers import rates
 from transfers.access import join_group
 from transfers.console import facts
 from transfers.console.facts import ADVICE, WORDS, Facts
@@ -27,6 +28,7 @@ from transfers.models import (
     Status,
     Transfer,
 )
+from transfers.throttle import Allowances
 
 pytestmark = pytest.mark.django_db
 
@@ -382,3 +384,14 @@ def test_a_page_that_is_not_there_is_a_page_for_a_browser_and_json_for_a_script(
     assert "no such page" in text(browser.get("/nothing/", headers={"Accept": "text/html"}), 404)
     answer = browser.get("/nothing/", headers={"Accept": "*/*"})
     assert json.loads(answer.content)["code"] == "not_found"
+
+
+def test_a_form_beyond_the_bound_of_deeds_is_answered_like_any_other_call(
+    make: Make, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = make()
+    monkeypatch.setattr(rates, "deeds", Allowances(0, 0.1))
+    answer = browser.post(f"/transfers/{transfer.pk}/cancel/")
+    assert (answer.status_code, answer.has_header("Retry-After")) == (429, True)
+    transfer.refresh_from_db()
+    assert transfer.status == "queued"

@@ -249,7 +249,7 @@ async def test_a_right_that_is_taken_away_ends_it(
 async def test_a_user_has_a_bound_of_open_pages(
     operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_FOR_A_USER", 1)
+    monkeypatch.setattr(live._pages, "most", 1)
     cookie = await sync_to_async(cookie_of)(operator)
     async with opened(cookie) as (first, socket):
         await socket.receive_from(timeout=PATIENCE)

@@ -113,7 +113,7 @@ async def test_a_quiet_stream_says_that_it_is_there(
     assert (await anext(blocks)).startswith(b": ")
     assert await anext(blocks) == b": still here\n\n"
     await blocks.aclose()  # type: ignore[attr-defined]  # of a generator
-    assert events._open[vera.pk] == 0
+    assert events._streams._open[vera.pk] == 0
 
 
 async def test_a_session_ends_with_its_stream_and_a_token_without_an_end_does_not(
@@ -142,7 +142,7 @@ async def test_what_was_looked_at_and_is_for_others_is_not_looked_at_again(
 async def test_streams_that_are_asked_for_at_once_have_the_same_bound(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "MOST_FOR_A_USER", 1)
+    monkeypatch.setattr(events._streams, "most", 1)
     first, second = stream(watch, 0), stream(watch, 0)
     await anext(first)
     assert [block async for block in second] == [b": too many streams of yours are open\n\n"]
@@ -173,5 +173,5 @@ def test_a_refusal_is_json_and_says_so(vera: User, accept: str) -> None:
 
 
 def test_a_user_has_a_bound_of_streams(vera: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(events._open, vera.pk, events.MOST_FOR_A_USER)
+    monkeypatch.setitem(events._streams._open, vera.pk, events.MOST_FOR_A_USER)
     assert caller(vera).get("/api/v1/events/").status_code == 429

@@ -1,31 +1,20 @@
 """The audit log, to look at."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from agent.wire.display import shown
 from transfers.access import Action
 from transfers.models import AuditRecord, Event
 
-from .base import ReadOnlyAdmin
+from .base import KnownValues, ReadOnlyAdmin
 
 
-class EventFilter(admin.SimpleListFilter):
-    """By all events that there can be: to look which of them there are goes through all rows."""
-
+class EventFilter(KnownValues):
     title = parameter_name = "event"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(event, event) for event in Event.values]
-
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[AuditRecord]
-    ) -> QuerySet[AuditRecord]:
-        value = self.value()
-        return queryset.filter(event=value) if value else queryset
+    values = Event.values
 
 
 @admin.register(AuditRecord)

@@ -1,6 +1,6 @@
 """What all pages of the admin share: nobody edits or deletes by hand what changes by its verbs only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
 else:  # generic for type checkers only
     ModelAdmin = admin.ModelAdmin
+
+
+class KnownValues(admin.SimpleListFilter):
+    """By all values that a column can have: to look which of them there are goes through all rows."""
+
+    values: Iterable[str]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(value, value) for value in self.values]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        return queryset.filter(**{str(self.parameter_name): value}) if value else queryset
 
 
 class NarrowAdmin(ModelAdmin):

@@ -17,7 +17,7 @@ from agent.wire.errors import ERRORS
 from transfers.access import Action, may, transfers_of
 from transfers.models import Client, Status, Transfer, is_client_id
 
-from .base import ReadOnlyAdmin
+from .base import KnownValues, ReadOnlyAdmin
 
 SHOWN = {
     name: f"{name}_shown" for name in ("name", "path", "fingerprint", "error_detail", "reason")
@@ -33,18 +33,10 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
     return column
 
 
-class ErrorFilter(admin.SimpleListFilter):
-    """By the table's codes: to look which of them there are goes through all rows."""
-
+class ErrorFilter(KnownValues):
     title = "error"
     parameter_name = "error_code"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(code, code) for code in ERRORS]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> QuerySet[Transfer]:
-        value = self.value()
-        return queryset.filter(error_code=value) if value else queryset
+    values = ERRORS
 
 
 class ClientFilter(admin.SimpleListFilter):

@@ -14,7 +14,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from transfers.access import clients_of, transfers_of
-from transfers.models import ACTIVE, Client, Label, Status, Transfer
+from transfers.models import ACTIVE, Client, ClientStatus, Label, Status, Transfer
 
 from .facts import Facts
 
@@ -40,7 +40,6 @@ class Listing(Generic[Row]):
 
     def __init__(self, user: User, asked: QueryDict) -> None:
         self.user = user
-        self.asked = asked
         self.q = asked.get("q", "").replace("\0", "").strip()[:MOST_SEARCHED]
         self.state = asked.get("state", "") if asked.get("state") in self.states else ""
         sort = asked.get("sort", "")
@@ -240,21 +239,20 @@ class Machine:
         self.sending = sending
 
     @property
+    def state(self) -> str:
+        """As a list of clients can be narrowed to it."""
+        status = self.client.status
+        if status is not ClientStatus.ACTIVE:
+            return status.value
+        return "online" if self.client.online else "offline"
+
+    @property
     def word(self) -> str:
-        status = self.client.status.value
-        if status == "active":
-            return "Online" if self.client.online else "Offline"
-        return {
-            "invited": "Not enrolled yet",
-            "pending": "Waiting to be approved",
-            "revoked": "Revoked",
-        }[status]
+        return ClientList.states[self.state]
 
     @property
     def tone(self) -> str:
-        return {"Online": "good", "Revoked": "bad", "Waiting to be approved": "busy"}.get(
-            self.word, "calm"
-        )
+        return {"online": "good", "revoked": "bad", "pending": "busy"}.get(self.state, "calm")
 
 
 def machines(user: User, clients: Sequence[Client]) -> list[Machine]:

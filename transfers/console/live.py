@@ -5,16 +5,11 @@ database is asked again, and what reads otherwise than before is sent.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.sessions import CookieMiddleware
 from django.conf import settings
@@ -24,6 +19,7 @@ from django.http import QueryDict
 from transfers import lifecycle
 from transfers.sessions import user_of_session
 from transfers.sockets import GuardedWebSocket
+from transfers.watching import Watchers
 
 from .looks import Gone, Screen, look, rendered, swap
 
@@ -39,15 +35,9 @@ QUIET_SECONDS = 15.0
 SURE_SECONDS = 5.0
 """Who is logged out, or loses a right, may see what moves for so long."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 log = logging.getLogger(__name__)
 
-_lookers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="console")
-
-_open: Counter[int] = Counter()
-"""Pages of each user."""
+_pages = Watchers("console", MOST_FOR_A_USER)
 
 
 class ConsoleConsumer(AsyncWebsocketConsumer):
@@ -66,24 +56,17 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
         path, _, asked = query.get("page", "").partition("?")
         self.path, self.asked = path, QueryDict(asked)
         self.session_key = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME)
-        user = await self._in_thread(user_of_session, self.session_key)
+        user = await _pages.look(user_of_session, self.session_key)
         if user is None or lifecycle.is_stopping():
             await self.close()
             return
-        if _open[user.pk] >= MOST_FOR_A_USER:
-            log.warning("User %s has %d pages open: no more are live", user, MOST_FOR_A_USER)
+        if not _pages.has_room(user.pk):
+            log.warning("User %s has %d pages open: no more are live", user, _pages.most)
             await self.close()
             return
         self.screen = Screen()
         await self.accept()
         self.pushing = asyncio.create_task(self._push(user.pk))
-
-    @staticmethod
-    async def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Not in the one thread of the database that transfers wait for: a look takes up to 50 ms."""
-        call = database_sync_to_async(function, thread_sensitive=False, executor=_lookers)
-        result: R = await call(*args, **kwargs)
-        return result
 
     async def disconnect(self, code: int) -> None:
         if self.pushing is not None:
@@ -96,7 +79,7 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
     async def _push(self, pk: int) -> None:
         quiet = 0.0
         try:
-            with _counted(pk):
+            with _pages.counted(pk):
                 while True:
                     began = time.monotonic()
                     if not self._is_clogged:
@@ -122,7 +105,7 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
 
     async def _look(self) -> str:
         """What has changed since the last look, as it is sent. Raises Gone."""
-        return await self._in_thread(self._see)
+        return await _pages.look(self._see)
 
     def _see(self) -> str:
         if time.monotonic() >= self._sure_until:
@@ -136,17 +119,6 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
         if user is None:
             raise Gone
         return user
-
-
-@contextlib.contextmanager
-def _counted(pk: int) -> Iterator[None]:
-    _open[pk] += 1
-    try:
-        yield
-    finally:
-        _open[pk] -= 1
-        if not _open[pk]:
-            del _open[pk]
 
 
 def from_our_pages(scope: Any) -> bool:

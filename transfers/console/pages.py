@@ -28,8 +28,7 @@ from transfers.models import (
     Transfer,
     request_file,
 )
-from transfers.rates import TooMuch, count_deed
-from transfers.refusals import wait_page
+from transfers.rates import count_deed
 
 from .chart import Chart
 from .facts import Facts
@@ -56,10 +55,7 @@ def page(action: Action) -> Callable[[Page[P]], View]:
             if not may(user, action):
                 raise PermissionDenied
             if request.method == "POST":
-                try:
-                    count_deed(user)
-                except TooMuch as too_much:
-                    return wait_page(too_much.seconds)
+                count_deed(user)  # beyond the bound, `PageRefusals` answers
             return view(request, user, *args, **kwargs)
 
         # Its own calls and the socket that pushes to it; `default-src` is none.

@@ -272,6 +272,12 @@ def verify(expected: tuple[int, str] | None = None) -> Verdict:
     return Verdict(rows, digest, tuple(problems))
 
 
+def last_number() -> int:
+    """Of the log's last row; 0: it has none."""
+    head = AuditHead.objects.filter(pk=1).first()
+    return head.number if head else 0
+
+
 def note_end() -> None:
     """Put the log's end among the lines of the server, which are often kept elsewhere: for `--expect`."""
     if head := AuditHead.objects.filter(pk=1).first():

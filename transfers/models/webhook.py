@@ -19,7 +19,7 @@ from django.db import models, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from .audit import AuditHead, AuditRecord, Event
+from .audit import AuditRecord, Event, last_number
 from .compare_and_set import compare_and_set
 
 TOLD = {Event.LANDED: "landed", Event.FAILED: "failed", Event.EXPIRED: "expired"}
@@ -70,8 +70,7 @@ class Webhook(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self._state.adding:  # what has happened before is not news
-            head = AuditHead.objects.filter(pk=1).first()
-            self.told = head.number if head else 0
+            self.told = last_number()
         else:  # how far it was told is not for whoever changes it to say
             mine = [field.name for field in self._meta.concrete_fields if not field.primary_key]
             kwargs.setdefault("update_fields", [name for name in mine if name != "told"])
@@ -85,8 +84,7 @@ class Webhook(models.Model):
     def collect(self) -> int:
         """Make deliveries of the events that it was not told of yet; how many rows were looked at."""
         wanted = [event for event, name in TOLD.items() if getattr(self, name) and self.active]
-        head = AuditHead.objects.filter(pk=1).first()
-        end = head.number if head else 0
+        end = last_number()
         # No further than that: what comes meanwhile would be made again the next time.
         news = AuditRecord.objects.filter(number__gt=self.told, number__lte=end, event__in=wanted)
         rows = list(news.order_by("number")[:MOST_AT_ONCE])

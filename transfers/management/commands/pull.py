@@ -20,19 +20,13 @@ from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from agent.wire.hosts import is_loopback
 from transfers.models import FINAL, PENDING
+from transfers.redirects import NoRedirect
 
 POLL_SECONDS = 0.5
 
 
 class Unreachable(Exception):
     """The server does not answer, now."""
-
-
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 class Api:
