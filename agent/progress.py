@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from .wire.display import shown
+from .wire.display import is_terminal, shown
 
 PLAIN_SECONDS = 10.0
 """On no terminal, a line for each tenth of the file, and at least one in this time."""
@@ -25,7 +25,10 @@ class Progress(Protocol):
 
 def say(text: str) -> None:
     """A line for the person who watches, above any bar that is being drawn."""
-    tqdm.write(text, file=sys.stderr)
+    if is_terminal(sys.stderr):
+        tqdm.write(text, file=sys.stderr)
+    else:  # where no bar is drawn, tqdm has nothing to move out of the way
+        sys.stderr.write(f"{text}\n")
 
 
 class Bar:
@@ -73,4 +76,4 @@ class Lines:
 
 def progress_of(name: str, size: int, done: int) -> Progress:
     """The kind that fits standard error; `done` bytes are there from an earlier attempt."""
-    return (Bar if sys.stderr.isatty() else Lines)(name, size, done)
+    return (Bar if is_terminal(sys.stderr) else Lines)(name, size, done)

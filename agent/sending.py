@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from .compression import Packer
@@ -16,6 +15,7 @@ from .gate import Gate, Visit
 from .gate.reading import Block
 from .gate.source import Source, SourceError, blocks
 from .in_flight import BLOCKED_SECONDS, Uplink
+from .in_order import InOrder
 from .progress import Progress, progress_of, say
 from .wire.display import shown
 from .wire.errors import ERRORS
@@ -99,8 +99,7 @@ class Sending:
         self._wire = 0
         """Bytes of payloads that were sent."""
         self._share = gate.pace.share()
-        # One thread: what is asked of it is done in order, and the digest wants the blocks in order.
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
+        self._reader = InOrder()  # as the digest wants the blocks
         self._work: asyncio.Task[None] | None = None
 
     def receive(self, message: Incoming) -> None:
@@ -138,7 +137,6 @@ class Sending:
             self._work.cancel()
             self._lane.close()
             self._reader.submit(self._visit.close)  # after the reads that are under way
-            self._reader.shutdown(wait=False)
 
     async def _confirm(self, message: Abort | Cancel) -> None:
         """The server wants no more: say that nothing more comes."""
@@ -173,8 +171,7 @@ class Sending:
     def _read(
         self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> "asyncio.Future[R]":
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._reader, lambda: function(*args, **kwargs))
+        return asyncio.wrap_future(self._reader.submit(lambda: function(*args, **kwargs)))
 
     async def _offer(self, source: Source) -> Start:
         await self._send(
@@ -206,8 +203,8 @@ class Sending:
             progress.close()
 
     async def _hash_up_to(self, source: Source, end: int) -> None:
-        while not await self._read(source.hash_up_to, end):
-            pass
+        while source.digest.position < end:
+            await self._read(source.hash_up_to, end)
 
     async def _read_ahead(
         self, source: Source, ranges: Iterable[tuple[int, int]]

@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
 from agent.wire.messages import MAX_CHUNK
 
@@ -49,11 +50,28 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 
 
 class Arrival:
-    """A partial file in the hands of one connection. Raises StorageError from all its verbs."""
+    """A partial file in the hands of one connection.
 
-    def __init__(self, partial: PartialFile, record: Record, clock: Callable[[], float]) -> None:
-        self._partial = partial
+    Raises StorageError from all its verbs, and PartialBusy from those that begin a file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: Record,
+        *,
+        check: Callable[[], Awaitable[None]],
+        give_up: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A new file; what is there gives way to it, at its first bytes, or is `resume`d before them.
+
+        `check` raises why nothing may be touched, `give_up` says whether to wait for its holder no longer.
+        """
+        partial = self._partial = PartialFile(path)
         self._record = record
+        self._check = check
+        self._give_up = give_up
         self._clock = clock
         self._checkpoint_at = self._progress_at = clock()
         self.begin = self.checkpointed = partial.offset
@@ -63,36 +81,35 @@ class Arrival:
         self.uncounted = 0
         """Bytes that were written and are not on record yet."""
 
-    @classmethod
-    async def open(
-        cls,
-        path: Path,
-        checkpoint: int,
-        record: Record,
-        *,
-        check: Callable[[], Awaitable[None]],
-        is_checked: bool = False,
-        give_up: Callable[[], bool],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> Self:
-        """The partial file, from its checkpoint, or from 0 where there is nothing to go on with.
+    async def resume(self, checkpoint: int) -> None:
+        """Go on with what an earlier attempt left, from its checkpoint: from 0 where nothing is there.
 
         A half-open older connection may still hold it, and lets go soon. Raises PartialBusy when it
-        does not, or when `give_up` says so first, and what `check` raises before a try;
-        `is_checked`: before any but the first.
+        does not in time.
         """
-        until = clock() + BUSY_SECONDS
+        self._partial = await self._in_the_end(partial(_resume, self._partial.path, checkpoint))
+        self.begin = self.checkpointed = self._partial.offset
+
+    async def _in_the_end(self, function: Callable[[], R]) -> R:
+        """Call what takes the file, as soon as nobody else holds it. Raises PartialBusy."""
+        until = self._clock() + BUSY_SECONDS
         while True:
-            if not is_checked:
-                await check()
-            is_checked = False
+            await self._check()
             try:
-                return cls(await in_thread(_open, path, checkpoint), record, clock)
+                return await in_thread(function)
             except PartialBusy:
-                if clock() > until or give_up():
+                if self._clock() > until or self._give_up():
                     raise
                 # The holder may be another process: there is no event to wait for.
                 await asyncio.sleep(BUSY_POLL_SECONDS)
+
+    async def _replacing(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call what makes a new file, in place of one that is there, as soon as nobody holds that."""
+        try:
+            return await in_thread(function, *args, **kwargs)
+        except PartialBusy:
+            await self._in_the_end(self._partial.replace)
+            return await in_thread(function, *args, **kwargs)
 
     @property
     def offset(self) -> int:
@@ -107,7 +124,7 @@ class Arrival:
         await in_thread(self._partial.rehash)
 
     async def write(self, buffers: Sequence[Buffer]) -> None:
-        await in_thread(self._partial.write, buffers)
+        await self._replacing(self._partial.write, buffers)
         self.uncounted += sum(map(len, buffers))
 
     def checkpoint_in(self) -> float | None:
@@ -161,7 +178,7 @@ class Arrival:
 
     async def land(self, final: Path) -> None:
         await self._synced()
-        await in_thread(self._partial.land, final)
+        await self._replacing(self._partial.land, final)
 
     async def give_back(self, *, keep: bool) -> None:
         """Make room after a failure: remove the file, or keep of it what is on disk for certain."""
@@ -183,8 +200,7 @@ class Arrival:
             log.warning("%s could not be synced: %s", self._partial.path, error)
 
 
-def _open(path: Path, checkpoint: int) -> PartialFile:
-    if checkpoint:
-        with contextlib.suppress(PartialLost):
-            return PartialFile.resume(path, checkpoint)
-    return PartialFile.create(path)
+def _resume(path: Path, checkpoint: int) -> PartialFile:
+    with contextlib.suppress(PartialLost):
+        return PartialFile.resume(path, checkpoint)
+    return PartialFile(path)

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from uuid import UUID
 
 from channels.db import database_sync_to_async
@@ -25,7 +24,7 @@ from agent.wire.session import Session
 from agent.wire.state import Link
 
 from . import dispatch, lifecycle, rollcall, turns
-from .claim import Step, take_steps
+from .claim import Claim
 from .dialogue import Outgoing, Pulse
 from .inbox import Broken, LinkLost, Reason, Withdrawn
 from .intake import Intake
@@ -256,13 +255,24 @@ class Attendant:
         if not (granted := self._seat.take(len(self._ahead))):
             return
         wanted, self._ahead = self._ahead[:granted], self._ahead[granted:]
-        claimed: tuple[Transfer, ...] = ()
+        claimed: list[Claim] = []
         try:
-            claimed = await self._claim(wanted)
+            claims = [Claim(each, self.epoch) for each in wanted]
+            outcomes = await asyncio.gather(
+                *(claim.take() for claim in claims), return_exceptions=True
+            )
+            claimed = [
+                claim for claim, outcome in zip(claims, outcomes, strict=True) if outcome is None
+            ]
         finally:
             self._seat.give_back(granted - len(claimed))
-        for transfer in claimed:
-            self._begin(transfer)
+        for claim in claimed:
+            self._begin(claim)
+        for outcome in outcomes:
+            if isinstance(outcome, StatusConflict):
+                log.debug("not claimed: %s", outcome)
+            elif outcome is not None:
+                raise outcome
 
     async def _rotate(self) -> None:
         """Send a new token, if somebody wants the client to have one."""
@@ -338,28 +348,10 @@ class Attendant:
         # Who waits for a first turn needs none beyond it, and there may be thousands of them.
         return tuple(rows[: AHEAD if self._intakes else settings.MAX_ACTIVE_PER_CLIENT])
 
-    @database_sync_to_async
-    def _claim(self, waiting: Sequence[Transfer]) -> tuple[Transfer, ...]:
-        steps = [Step(each, partial(each.claim, self.epoch)) for each in waiting]
-        # What may have landed already is looked for on the disk: not while others wait for the transaction.
-        alone = [step for step in steps if step.transfer.status == Status.VERIFYING]
-        steps = [step for step in steps if step.transfer.status != Status.VERIFYING]
-        answers = [*take_steps(steps), *(take_steps([step])[0] for step in alone)]
-        claimed = []
-        for transfer, conflict in zip(
-            (step.transfer for step in (*steps, *alone)), answers, strict=True
-        ):
-            if conflict is None:
-                claimed.append(transfer)
-            else:
-                log.debug("not claimed: %s", conflict)
-        return tuple(claimed)
-
-    def _begin(self, transfer: Transfer) -> None:
-        turn = self._seat.turn(self._clock)
+    def _begin(self, claim: Claim) -> None:
+        transfer, turn = claim.transfer, self._seat.turn(self._clock)
         intake = self._intakes[transfer.pk] = Intake(
-            transfer,
-            self.epoch,
+            claim,
             self._reply,
             self._hang_up,
             self._pulse,

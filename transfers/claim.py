@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from channels.db import database_sync_to_async
 from django.db import transaction
 
-from .models import StatusConflict, Transfer, counted_together, recorded_together
+from .models import Status, StatusConflict, Transfer, counted_together, recorded_together
 from .together import Together
 
 P = ParamSpec("P")
@@ -23,7 +23,8 @@ VERBS_AT_ONCE = 64
 
 
 class Claim:
-    """What the connection of `epoch` may do with a transfer for as long as the row says it is its own."""
+    """What the connection of `epoch` may do with a transfer: take it on, and the rest for as long as the row
+    says it is its own."""
 
     def __init__(self, transfer: Transfer, epoch: int) -> None:
         self.transfer = transfer
@@ -39,6 +40,14 @@ class Claim:
         call = partial(verb, self.transfer, self.epoch, *args, **kwargs)
         result: R = await _together(Step(self.transfer, call))
         return result
+
+    async def take(self) -> None:
+        """Take the transfer on. Raises StatusConflict where somebody else was first."""
+        if self.transfer.status == Status.VERIFYING:
+            # It may have landed, which is looked for on the disk: not while others wait for the transaction.
+            await database_sync_to_async(self.transfer.claim)(self.epoch)
+        else:
+            await self.do(Transfer.claim)
 
     async def look(self) -> Transfer:
         """The row as it is now, whoever holds it."""

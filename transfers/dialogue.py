@@ -43,6 +43,9 @@ CONFIRM_SECONDS_AT_MOST = 300.0
 GRACE_SECONDS = 60.0
 """For how long a transfer may bring less than the least rate: an uplink stalls, and comes back."""
 
+END_SECONDS = 0.05
+"""For the end of a file, after its last chunk: what comes at once is looked after in one go."""
+
 HASHING_RATE = 4 * 1024**2
 """Bytes a second that the slowest agent can read again before it goes on where it was."""
 
@@ -187,11 +190,13 @@ class Dialogue:
             patience = self._patience()
             wait = patience if due is None else min(due, patience)
         since = self._clock()
-        batch = await self._inbox.take_batch(wait)
+        chunks, last = await self._inbox.take_batch(wait)
         if waiting and self._to_come:
             self._pace.waited(self._clock() - since)
-        self._count(batch[0])
-        return batch
+        self._count(chunks)
+        if chunks and last is None and not self._to_come:
+            _, last = await self._inbox.take_batch(END_SECONDS)
+        return chunks, last
 
     def _count(self, chunks: list[Chunk]) -> None:
         if chunks:

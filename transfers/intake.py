@@ -23,7 +23,7 @@ from .claim import Claim
 from .dialogue import Dialogue, HangUp, Pulse, Reply
 from .inbox import Broken, FromAgent, Reason, Withdrawn
 from .limits import Limits
-from .models import MAX_SOURCE_CHANGES, StatusConflict, Transfer
+from .models import MAX_SOURCE_CHANGES, Source, StatusConflict, Transfer
 from .progress import Progress
 from .storage import Buffer, PartialBusy
 from .turns import Turn
@@ -33,15 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class Intake:
-    """One transfer, claimed by the connection of `epoch`; see `Dialogue` for its agent's side.
+    """One transfer, claimed by a connection; see `Dialogue` for its agent's side.
 
     `codec` is what its agent may send chunks in.
     """
 
     def __init__(
         self,
-        transfer: Transfer,
-        epoch: int,
+        claim: Claim,
         reply: Reply,
         hang_up: HangUp,
         pulse: Pulse,
@@ -50,15 +49,18 @@ class Intake:
         codec: str = CODEC_RAW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.transfer = transfer
+        transfer = self.transfer = claim.transfer
         self._codec = codec
         self._clock = clock
-        self._claim = Claim(transfer, epoch)
+        self._claim = claim
         self._limits = Limits(transfer, clock)
         self._turn = turn
         least_rate = settings.MIN_RATE / settings.MAX_ACTIVE_PER_CLIENT
         self._dialogue = Dialogue(transfer.pk, reply, hang_up, pulse, clock, least_rate=least_rate)
         self._attempt = Attempt(self._claim, self._dialogue)
+        self._source: Source | None = None
+        """What was offered, for as long as the row does not say so: a small file is there before that would
+        be of use to anybody, and each step of the row costs as much as the file."""
         self._ack: Ack | None = None
         """The last one, once it was started; `start` itself counts as one."""
 
@@ -92,10 +94,18 @@ class Intake:
         await self._attempt.see_through(self._transfer)
 
     async def _transfer(self) -> None:
+        try:
+            await self._see_through()
+        except PartialBusy:
+            raise self._dialogue.leaving or Refused(
+                "storage_error", "Another process holds the partial file."
+            ) from None
+
+    async def _see_through(self) -> None:
         offer = await self._ask()
         arrival = self._attempt.arrival = await self._open(offer)
         begin = arrival.begin
-        await self._limits.may_begin(offer.size - begin)
+        await self._may_begin(offer.size - begin)
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
             shown(offer.name),
@@ -110,6 +120,11 @@ class Intake:
             progress.finish()
         self._attempt.all_sent = True
         await self._land(arrival, offer, end)
+
+    async def _may_begin(self, rest: int) -> None:
+        if not self._limits.spares(rest):
+            await self._offered()
+            await self._limits.may_begin(rest)
 
     async def _start(self, begin: int, length: int) -> None:
         pk, rate_limit = self.transfer.pk, self.transfer.rate_limit
@@ -142,36 +157,29 @@ class Intake:
         if transfer.checkpoint and not same and transfer.source_changes >= MAX_SOURCE_CHANGES:
             detail = "The file changed between attempts, again and again."
             raise Refused("source_changed", detail, keep=False)
-        checkpoint = transfer.checkpoint if same else 0
-        if not checkpoint:  # what is there is of no use: the row can say so before it is touched
-            await self._offered(offer, 0)
-        try:
-            arrival = await Arrival.open(
-                transfer.partial_path,
-                checkpoint,
-                self._record,
-                # Before the file of whoever holds it is touched, however long that was waited for.
-                check=lambda: self._claim.do(Transfer.check_held),
-                is_checked=not checkpoint,
-                give_up=lambda: self._dialogue.leaving is not None,
-                clock=self._clock,
-            )
-        except PartialBusy:
-            raise self._dialogue.leaving or Refused(
-                "storage_error", "Another process holds the partial file."
-            ) from None
-        if checkpoint:
-            await self._offered(offer, arrival.begin)
+        arrival = Arrival(
+            transfer.partial_path,
+            self._record,
+            # Before the file of whoever holds it is touched, however long that was waited for.
+            check=lambda: self._claim.do(Transfer.check_held),
+            give_up=lambda: self._dialogue.leaving is not None,
+            clock=self._clock,
+        )
+        self._source = Source(offer.name, offer.size, offer.fingerprint)
+        if transfer.checkpoint and same:
+            await arrival.resume(transfer.checkpoint)
+            await self._offered(arrival.begin)
+        elif (
+            transfer.checkpoint
+        ):  # what is there is of no use: the row says so before it is touched
+            await self._offered()
         return arrival
 
-    async def _offered(self, offer: Offer, begin: int) -> None:
-        await self._claim.do(
-            Transfer.offered,
-            name=offer.name,
-            size=offer.size,
-            fingerprint=offer.fingerprint,
-            checkpoint=begin,
-        )
+    async def _offered(self, begin: int = 0) -> None:
+        """Have the row say what is about to come; does nothing where it does."""
+        source, self._source = self._source, None
+        if source is not None:
+            await self._claim.do(Transfer.offered, source, begin)
 
     async def _rehash(self, arrival: Arrival) -> None:
         """Feed the digest with what an earlier attempt left, while the agent does the same."""
@@ -184,6 +192,8 @@ class Intake:
         """Write chunks as they come, until `end`; give new credit for what is written."""
         while True:
             chunks, last = await self._dialogue.next_batch(arrival.checkpoint_in())
+            if not isinstance(last, End):
+                await self._offered()
             if chunks:
                 before = arrival.offset
                 await arrival.write(await self._unpack(chunks))
@@ -227,6 +237,7 @@ class Intake:
         await self._dialogue.acknowledge(ack)
 
     async def _record(self, received: int, checkpoint: int, written: int) -> None:
+        await self._offered()
         wire = self._attempt.uncounted_wire
         await self._claim.do(
             Transfer.progressed,
@@ -239,16 +250,11 @@ class Intake:
 
     async def _land(self, arrival: Arrival, offer: Offer, end: End) -> None:
         """Verify, sync, rename, and only then say so."""
-        if end.fingerprint != offer.fingerprint:
-            raise Refused("source_changed", "The file changed while it was read.", keep=False)
-        if arrival.hexdigest() != end.sha256:
-            raise Refused(
-                "checksum_mismatch",
-                f"{offer.name}: the agent read {end.sha256}, {arrival.hexdigest()} arrived.",
-                keep=False,
-            )
-        wire = self._attempt.uncounted_wire
-        final = await self._claim.do(Transfer.verified, sha256=end.sha256, wire=wire)
+        if refusal := self._refusal(arrival, offer, end):
+            await self._offered()
+            raise refusal
+        wire, (source, self._source) = self._attempt.uncounted_wire, (self._source, None)
+        final = await self._claim.do(Transfer.verified, sha256=end.sha256, wire=wire, source=source)
         self._attempt.uncounted_wire -= wire
         await arrival.land(final)
         self._attempt.in_place = True
@@ -258,6 +264,19 @@ class Intake:
         log.info("✅ Hash verified successfully")
         log.info("Saved %s", final)
         await self._dialogue.land(Landed(self.transfer.pk, end.sha256))
+
+    @staticmethod
+    def _refusal(arrival: Arrival, offer: Offer, end: End) -> Refused | None:
+        """Why what has come is not the file."""
+        if end.fingerprint != offer.fingerprint:
+            return Refused("source_changed", "The file changed while it was read.", keep=False)
+        if arrival.hexdigest() != end.sha256:
+            return Refused(
+                "checksum_mismatch",
+                f"{offer.name}: the agent read {end.sha256}, {arrival.hexdigest()} arrived.",
+                keep=False,
+            )
+        return None
 
     async def _landed(self, arrival: Arrival) -> None:
         """The row says so, and what was written last counts with it: not twice, if the answer is lost."""

@@ -64,13 +64,17 @@ class Limits:
         self._next_at = 0
         """The next look is when so many bytes are still to come, at the latest."""
 
-    async def may_begin(self, rest: int) -> None:
-        """Whether there is room for all `rest` bytes that are still to come. Raises Refused."""
+    def spares(self, rest: int) -> bool:
+        """Whether there is room for all `rest` bytes that are still to come, without a look."""
         has_quota = settings.BYTES_PER_DAY or settings.BYTES_PER_DAY_PER_CLIENT
-        if not has_quota and self._spare.take(rest, self._clock()):
-            self._checked(rest)
-        else:
-            await self._check(rest, rest, begins=True)
+        if has_quota or not self._spare.take(rest, self._clock()):
+            return False
+        self._checked(rest)
+        return True
+
+    async def may_begin(self, rest: int) -> None:
+        """Whether there is, by a look; the row says what is about to come. Raises Refused."""
+        await self._check(rest, rest, begins=True)
 
     async def may_go_on(self, rest: int) -> None:
         """Whether there still is room for the next of them; looks now and then only. Raises Refused."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from agent.wire.display import shown
+from agent.wire.display import is_terminal, shown
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-            if sys.stderr.isatty():
+            if is_terminal(sys.stderr):
                 tqdm.write(line, file=sys.stderr)
             else:  # where no bar is drawn, tqdm has nothing to move out of the way
                 sys.stderr.write(line + "\n")
@@ -39,7 +39,7 @@ class Progress:
         self._done = done
         self._tenth = self._tenths()
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             self._bar = tqdm(
                 total=size, initial=done, desc=f"[server] {self._label} from {client}",
                 unit="B", unit_scale=True, dynamic_ncols=True, leave=False,

@@ -85,36 +85,23 @@ def sync_directory(path: Path) -> None:
 
 
 class PartialFile:
-    """A file that is arriving. `offset` is where the next byte goes; close it in the end."""
+    """A file that is arriving. `offset` is where the next byte goes; close it in the end.
 
-    def __init__(self, path: Path, descriptor: int, offset: int) -> None:
+    A new one is there from its first bytes on, or from `replace` or `land`: a small file comes with them,
+    and is opened, written and hashed in one go.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
         self.offset = offset
         self.checkpointed = offset
-        self._descriptor = descriptor
+        self._descriptor = -1
         self._digest = SourceDigest()
+        self._is_there = False
         self._is_new = False
         """Whether a power loss may take its name."""
         self._renamed = False
         self._sync_failed = False
-
-    @classmethod
-    def create(cls, path: Path) -> Self:
-        """A new, empty partial file. One that is there is discarded first.
-
-        Raises PartialBusy, StorageError.
-        """
-        discard(path)
-        with _disk_errors():
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                descriptor = os.open(path, flags, 0o600)
-            except FileExistsError:  # somebody else was quicker
-                raise PartialBusy(path) from None
-            partial = cls(path, descriptor, 0)
-            partial._is_new = True
-            partial._prepare()
-        return partial
 
     @classmethod
     def resume(cls, path: Path, checkpoint: int) -> Self:
@@ -123,21 +110,39 @@ class PartialFile:
         Feed the digest with `rehash` before the first `write`. Raises PartialBusy, PartialLost,
         StorageError.
         """
+        partial = cls(path, checkpoint)
         with _disk_errors():
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
                 raise PartialLost(path) from None
-            partial = cls(path, descriptor, checkpoint)
-            partial._prepare()
+            partial._hold(descriptor)
         return partial
 
-    def _prepare(self) -> None:
+    def replace(self) -> None:
+        """Begin, and discard what is there. Raises PartialBusy, StorageError."""
+        discard(self.path)
+        with _disk_errors():
+            self._begin()
+
+    def _begin(self) -> None:
+        """Raises PartialBusy where there is a file: somebody's, or left behind by somebody."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            _lock(self._descriptor, self.path)
-            if os.fstat(self._descriptor).st_size < self.offset:
+            descriptor = os.open(self.path, flags, 0o600)
+        except FileExistsError:
+            raise PartialBusy(self.path) from None
+        self._is_new = True
+        self._hold(descriptor)
+
+    def _hold(self, descriptor: int) -> None:
+        self._descriptor, self._is_there = descriptor, True
+        try:
+            size = _lock(descriptor, self.path)
+            if size < self.offset:
                 raise PartialLost(self.path)
-            os.ftruncate(self._descriptor, self.offset)
+            if size > self.offset:
+                os.ftruncate(descriptor, self.offset)
         except BaseException:
             self.close()
             raise
@@ -159,8 +164,13 @@ class PartialFile:
                 self._digest.update(data)
 
     def write(self, buffers: Sequence[Buffer]) -> None:
-        """Append and hash the buffers, in order, at `offset`. Raises StorageError."""
+        """Append and hash the buffers, in order, at `offset`.
+
+        Raises StorageError; PartialBusy, with nothing done, where a new file finds that there is one.
+        """
         with _disk_errors():
+            if not self._is_there:
+                self._begin()
             for first in range(0, len(buffers), IOV_MAX):
                 self._write_all(list(buffers[first : first + IOV_MAX]))
         for buffer in buffers:
@@ -200,6 +210,8 @@ class PartialFile:
         not follow: only `close` or `discard` may come after it. A file whose landing failed after the
         rename is given up whole: it must not stay in the downloads.
         """
+        if not self._is_there:
+            return
         if self._renamed:
             self.discard()
             return
@@ -217,11 +229,13 @@ class PartialFile:
         return self._digest.hexdigest(self.offset)
 
     def land(self, final: Path) -> None:
-        """Sync, rename to `final`, sync the directory: durable when it returns. Raises StorageError.
+        """Sync, rename to `final`, sync the directory: durable when it returns.
 
-        The caller has reserved the name: nobody else lands under it.
+        The caller has reserved the name: nobody else lands under it. Raises as `write` does.
         """
         with _disk_errors():
+            if not self._is_there:  # an empty file
+                self._begin()
             with self._for_the_last_time_if_it_fails():
                 os.fsync(self._descriptor)
             if self.checkpointed:  # else a small file, which may well be read at once
@@ -232,6 +246,8 @@ class PartialFile:
 
     def discard(self) -> None:
         """Close, and remove the file. Raises StorageError, closed all the same."""
+        if not self._is_there:
+            return
         try:
             with _disk_errors(), contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
@@ -248,15 +264,19 @@ class PartialFile:
                 log.warning("closing %s: %s", self.path, error)
 
 
-def _lock(descriptor: int, path: Path, how: int = fcntl.LOCK_EX) -> None:
-    """Take the writer's lock. Raises PartialBusy, also when the name is another file's by now."""
+def _lock(descriptor: int, path: Path, how: int = fcntl.LOCK_EX) -> int:
+    """Take the writer's lock; the size of the file.
+
+    Raises PartialBusy, also when the name is another file's by now.
+    """
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        same = os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+        ours, there = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
     except (BlockingIOError, FileNotFoundError):
-        same = False
-    if not same:
+        raise PartialBusy(path) from None
+    if not os.path.samestat(ours, there):
         raise PartialBusy(path)
+    return ours.st_size
 
 
 # macOS has no fdatasync; fsync promises at least as much.

@@ -118,11 +118,9 @@ class Source:
             self.digest.update(data)
         return data
 
-    def hash_up_to(self, end: int) -> bool:
-        """Feed the digest with one more block before `end`; whether it has arrived there."""
-        if self.digest.position < end:
-            self.read(self.digest.position, end - self.digest.position)
-        return self.digest.position >= end
+    def hash_up_to(self, end: int) -> None:
+        """Feed the digest with one more block before `end`. Raises SourceError."""
+        self.read(self.digest.position, end - self.digest.position)
 
     def check_unchanged(self) -> None:
         """Raises SourceError when the file is not what it was at the opening, or its name not its own.

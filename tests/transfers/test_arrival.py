@@ -4,7 +4,7 @@ import asyncio
 import errno
 import hashlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,11 +86,11 @@ async def arrival(path: Path, clock: Clock, books: Books, arrivals: list[Arrival
 async def begin(
     path: Path, checkpoint: int, books: Books, clock: Clock, arrivals: list[Arrival]
 ) -> Arrival:
-    opened = await Arrival.open(
-        path, checkpoint, books, check=fine, give_up=lambda: False, clock=clock
-    )
-    arrivals.append(opened)
-    return opened
+    arrival = Arrival(path, books, check=fine, give_up=lambda: False, clock=clock)
+    arrivals.append(arrival)
+    if checkpoint:
+        await arrival.resume(checkpoint)
+    return arrival
 
 
 # Opening -----------------------------------------------------------------------------------------
@@ -124,24 +124,82 @@ async def test_a_partial_file_that_is_lost_is_begun_anew(
     if left is not None:
         path.write_bytes(left)
     arrival = await begin(path, 10, books, clock, arrivals)
-    assert (arrival.begin, arrival.offset, path.read_bytes()) == (0, 0, b"")
-    assert arrival.hashed
+    assert (arrival.begin, arrival.offset, arrival.hashed) == (0, 0, True)
+    await arrival.write([b"all of it"])
+    assert path.read_bytes() == b"all of it"
 
 
-async def test_without_a_checkpoint_what_is_there_is_discarded(
+async def test_a_new_one_is_there_from_its_first_bytes_on(arrival: Arrival, path: Path) -> None:
+    assert not path.exists()
+    await arrival.write([b"x"])
+    assert path.read_bytes() == b"x"
+
+
+async def test_an_empty_one_is_there_when_it_lands(
+    arrival: Arrival, path: Path, data_dir: Path
+) -> None:
+    await arrival.land(data_dir / "downloads" / "empty")
+    assert (data_dir / "downloads" / "empty").read_bytes() == b""
+    assert not path.exists()
+
+
+async def test_what_is_there_gives_way_to_the_first_bytes_of_a_new_one(
     path: Path, clock: Clock, books: Books, arrivals: list[Arrival]
 ) -> None:
     path.write_bytes(b"of another source")
     arrival = await begin(path, 0, books, clock, arrivals)
-    assert (arrival.begin, path.read_bytes()) == (0, b"")
+    await arrival.write([b"new"])
+    assert (arrival.begin, path.read_bytes()) == (0, b"new")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_one_that_has_brought_nothing_leaves_what_is_there(
+    path: Path, keep: bool, clock: Clock, books: Books, arrivals: list[Arrival]
+) -> None:
+    path.write_bytes(b"somebody's")
+    arrival = await begin(path, 0, books, clock, arrivals)
+    await arrival.checkpoint()
+    await arrival.give_back(keep=keep)
+    await arrival.close()
+    assert (path.read_bytes(), books.entries) == (b"somebody's", [])
+
+
+async def test_nothing_is_touched_that_is_not_to_be_touched(
+    path: Path, books: Books, arrivals: list[Arrival]
+) -> None:
+    class NotOurs(Exception):
+        pass
+
+    async def check() -> None:
+        raise NotOurs
+
+    path.write_bytes(b"of a newer connection")
+    arrival = Arrival(path, books, check=check, give_up=lambda: False)
+    with pytest.raises(NotOurs):
+        await arrival.write([b"late"])
+    with pytest.raises(NotOurs):
+        await arrival.resume(2)
+    assert path.read_bytes() == b"of a newer connection"
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[PartialFile]:
+    """An older connection's, with four bytes in it."""
+    holder = PartialFile(path)
+    holder.write([b"four"])
+    yield holder
+    holder.close()
 
 
 @pytest.mark.parametrize("checkpoint", [0, 4])
 async def test_it_waits_until_an_older_writer_lets_go(
-    path: Path, checkpoint: int, clock: Clock, books: Books, arrivals: list[Arrival]
+    path: Path,
+    checkpoint: int,
+    holder: PartialFile,
+    clock: Clock,
+    books: Books,
+    arrivals: list[Arrival],
 ) -> None:
-    holder = PartialFile.create(path)
-    holder.write([b"four"])
     tries: list[int] = []
 
     def give_up() -> bool:
@@ -150,36 +208,38 @@ async def test_it_waits_until_an_older_writer_lets_go(
             holder.close()
         return False
 
-    arrival = await Arrival.open(path, checkpoint, books, check=fine, give_up=give_up, clock=clock)
+    arrival = Arrival(path, books, check=fine, give_up=give_up, clock=clock)
     arrivals.append(arrival)
+    if checkpoint:
+        await arrival.resume(checkpoint)
+    await arrival.write([b"more"])
+    assert path.read_bytes() == b"four"[:checkpoint] + b"more"
     assert (arrival.begin, len(tries)) == (checkpoint, 3)
 
 
 async def test_it_stops_waiting_for_the_other_writer_when_told_to(
-    path: Path, clock: Clock, books: Books
+    path: Path, holder: PartialFile, clock: Clock, books: Books
 ) -> None:
-    holder = PartialFile.create(path)
+    arrival = Arrival(path, books, check=fine, give_up=lambda: True, clock=clock)
     with pytest.raises(PartialBusy):
-        await Arrival.open(path, 0, books, check=fine, give_up=lambda: True, clock=clock)
-    holder.write([b"unharmed"])
-    assert path.read_bytes() == b"unharmed"
-    holder.close()
+        await arrival.write([b"five"])
+    holder.write([b", unharmed"])
+    assert path.read_bytes() == b"four, unharmed"
 
 
 async def test_it_waits_for_the_other_writer_a_minute_and_no_longer(
-    path: Path, clock: Clock, books: Books
+    path: Path, holder: PartialFile, clock: Clock, books: Books
 ) -> None:
-    holder = PartialFile.create(path)
     began = clock.now
 
     def time_passes() -> bool:
         clock.now += 1
         return False
 
+    arrival = Arrival(path, books, check=fine, give_up=time_passes, clock=clock)
     with pytest.raises(PartialBusy):
-        await Arrival.open(path, 0, books, check=fine, give_up=time_passes, clock=clock)
+        await arrival.write([b"five"])
     assert clock.now - began == BUSY_SECONDS + 1
-    holder.close()
 
 
 # Checkpoints and progress ------------------------------------------------------------------------
@@ -345,7 +405,7 @@ async def test_what_is_recorded_is_on_disk_before_it_is_recorded(
         happened.append("recorded")
 
     monkeypatch.setattr(PartialFile, "checkpoint", synced)
-    arrival = await Arrival.open(path, 0, recorded, check=fine, give_up=lambda: False, clock=clock)
+    arrival = Arrival(path, recorded, check=fine, give_up=lambda: False, clock=clock)
     arrivals.append(arrival)
     await arrival.write([b"x"])
     await arrival.checkpoint()
@@ -421,4 +481,4 @@ async def test_given_back_for_good_it_is_removed(arrival: Arrival, path: Path) -
 async def test_closed_twice_it_lets_the_next_writer_in(arrival: Arrival, path: Path) -> None:
     await arrival.close()
     await arrival.close()
-    PartialFile.create(path).close()
+    PartialFile(path).replace()

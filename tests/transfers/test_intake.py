@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.utils import timezone
 from pytest_django import Settings
 
 from agent.wire.codec import encode
@@ -42,6 +43,7 @@ from transfers import arrival as arrival_module
 from transfers import dialogue as dialogue_module
 from transfers import storage
 from transfers.arrival import Arrival
+from transfers.claim import Claim
 from transfers.dialogue import Outgoing, Pulse
 from transfers.inbox import LinkLost, Withdrawn
 from transfers.intake import Intake
@@ -110,7 +112,9 @@ class Agent:
         """An intake that asks this agent."""
         self.seat.take(1)
         turn = self.seat.turn(self.clock)
-        self.intake = Intake(transfer, epoch, self.reply, self.hang_up, self.pulse, turn=turn)
+        self.intake = Intake(
+            Claim(transfer, epoch), self.reply, self.hang_up, self.pulse, turn=turn
+        )
         return self.intake
 
     def say(self, message: Offer | Chunk | End | Abort) -> None:
@@ -305,6 +309,72 @@ async def test_the_agent_hears_that_it_landed_only_after_the_row_says_so(house: 
     assert house.agent.told(Landed) == [Landed(transfer.pk, sha256(DATA))]
 
 
+@pytest.fixture
+def verbs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was recorded of transfers, in order."""
+    called: list[str] = []
+
+    def spied(name: str) -> Callable[..., Any]:
+        verb = getattr(Transfer, name)
+
+        def call(transfer: Transfer, *args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return verb(transfer, *args, **kwargs)
+
+        return call
+
+    for name in ("offered", "progressed", "verified", "landed", "fail", "source_changed"):
+        monkeypatch.setattr(Transfer, name, spied(name))
+    return called
+
+
+async def test_what_comes_whole_at_once_takes_two_steps_of_its_row(
+    house: House, verbs: list[str]
+) -> None:
+    await house.run(await house.row())  # finds how much room there is
+    verbs.clear()
+    before = timezone.now()
+    transfer = await house.run(await house.row())
+    assert verbs == ["verified", "landed"]
+    assert (transfer.name, transfer.size, transfer.fingerprint) == ("till.db", len(DATA), "1")
+    assert transfer.started_at is not None
+    assert before <= transfer.started_at <= timezone.now()
+
+
+async def test_the_row_says_what_is_coming_once_some_of_it_has_come(
+    house: House, verbs: list[str]
+) -> None:
+    house.agent.on[Start] = house.agent.send_three
+    house.agent.on[Ack] = silent
+    row = await house.row()
+    running = await house.start(row)
+    await house.agent.hear(Ack)
+    assert verbs == ["offered"]
+    transfer = await house.fresh(row)
+    assert (transfer.status, transfer.name, transfer.size) == ("receiving", "till.db", len(DATA))
+    house.agent.on[Ack] = house.agent.send_on
+    await house.intake.limit_rate(2048)  # which is an `ack`
+    assert (await house.ended(running, row)).status == "completed"
+
+
+@pytest.mark.parametrize("field", ["digest", "fingerprint_at_end"])
+async def test_what_came_whole_and_is_not_the_file_is_on_record_with_its_name(
+    house: House, verbs: list[str], field: str
+) -> None:
+    setattr(house.agent, field, "0" * 64)
+    house.agent.on |= {Abort: silent, Cancel: silent}
+    row = await house.row()
+    running = await house.start(row)
+    await house.agent.hear(Abort)
+    transfer = await house.fresh(row)
+    assert verbs[0] == "offered"
+    assert "verified" not in verbs
+    assert (transfer.name, transfer.size) == ("till.db", len(DATA))
+    assert (house.landed, house.partial(row)) == ([], None)
+    house.agent.confirm(Abort(row.pk, "cancelled"))
+    await house.ended(running, row)
+
+
 async def test_a_file_of_zero_bytes_lands(house: House) -> None:
     house.agent = Agent(b"")
     transfer = await house.run(await house.row())
@@ -350,8 +420,7 @@ async def test_more_bytes_are_never_on_their_way_than_one_window(
     written: list[int] = []
 
     def check(message: Start | Ack) -> None:
-        (path,) = house.partials.iterdir()
-        written.append(path.stat().st_size)
+        written.append(sum(path.stat().st_size for path in house.partials.iterdir()))
         assert message.limit <= written[-1] + settings.WINDOW
         assert not isinstance(message, Ack) or message.received <= written[-1]
         house.agent.send_on(message)
@@ -776,9 +845,10 @@ async def test_a_disk_that_cannot_even_begin_the_file_fails_the_transfer(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        fail(patch, "ftruncate", errno.ENOSPC, always)
+        fail(patch, "open", errno.ENOSPC, lambda path, *flags: str(path).endswith(".part"))
         transfer = await house.run(await house.row())
     assert (transfer.status, transfer.error_code) == ("failed", "storage_full")
+    assert transfer.name == "till.db"
 
 
 async def test_a_full_disk_keeps_what_was_on_disk_and_a_failing_one_nothing(

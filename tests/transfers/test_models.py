@@ -18,6 +18,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from agent.wire.errors import ERRORS
 from tests.online import came_online
+from tests.partials import create
 from transfers import dispatch, storage
 from transfers.models import (
     ACTIVE,
@@ -28,6 +29,7 @@ from transfers.models import (
     PENDING,
     Arrived,
     Client,
+    Source,
     Status,
     StatusConflict,
     Transfer,
@@ -35,14 +37,13 @@ from transfers.models import (
     request_file,
 )
 from transfers.recovery import sweep
-from transfers.storage import PartialFile
 
 NOW = datetime(2026, 11, 23, 6, 32, tzinfo=UTC)
 SHA = "ab" * 32
 
 TABLE = {
     "queued": "requested failed cancelled expired",
-    "requested": "queued receiving interrupted failed cancelled expired",
+    "requested": "queued receiving verifying interrupted failed cancelled expired",
     "receiving": "queued verifying interrupted failed cancelled expired",
     "interrupted": "requested failed cancelled expired",
     "verifying": "completed queued interrupted failed cancelled expired",
@@ -51,7 +52,7 @@ TABLE = {
     "cancelled": "",
     "expired": "",
 }
-"""The moves of design section 4, written down a second time."""
+"""The moves of design section 4, written down a second time; and one for what comes whole at once."""
 
 Make = Callable[..., Transfer]
 
@@ -121,7 +122,7 @@ Verb = Callable[[Transfer, int], object]
 HELD_VERBS: dict[str, tuple[str, Verb]] = {
     "offered": (
         "requested",
-        lambda t, epoch: t.offered(epoch, name="a", size=9, fingerprint="f", checkpoint=0),
+        lambda t, epoch: t.offered(epoch, Source("a", 9, "f"), 0),
     ),
     "progressed": ("receiving", lambda t, epoch: t.progressed(epoch, received=9, checkpoint=8)),
     "source_changed": ("receiving", lambda t, epoch: t.source_changed(epoch, "changed")),
@@ -233,7 +234,7 @@ def test_nobody_claims_what_is_final(make: Make, status: str) -> None:
 
 def test_a_claim_leaves_a_file_alone_that_is_being_landed(make: Make) -> None:
     transfer = make("verifying")
-    partial = PartialFile.create(transfer.partial_path)
+    partial = create(transfer.partial_path)
     try:
         with pytest.raises(StatusConflict):
             transfer.claim(6)
@@ -274,7 +275,7 @@ def test_a_lost_link_leads_back_to_waiting(
 
 def test_an_offer_records_what_the_source_is_and_where_it_begins(make: Make) -> None:
     transfer = make("requested")
-    transfer.offered(5, name="a.db", size=100, fingerprint="f", checkpoint=64)
+    transfer.offered(5, Source("a.db", 100, "f"), 64)
     assert transfer.status == "receiving"
     assert (transfer.name, transfer.size, transfer.fingerprint) == ("a.db", 100, "f")
     assert (transfer.checkpoint, transfer.received) == (64, 64)
@@ -283,7 +284,7 @@ def test_an_offer_records_what_the_source_is_and_where_it_begins(make: Make) -> 
 
 def test_a_transfer_was_started_when_its_first_attempt_was(make: Make) -> None:
     transfer = make("requested", started_at=NOW)
-    transfer.offered(5, name="a.db", size=100, fingerprint="f", checkpoint=64)
+    transfer.offered(5, Source("a.db", 100, "f"), 64)
     assert transfer.started_at == NOW
 
 
@@ -295,7 +296,7 @@ def test_a_source_that_changed_while_nobody_looked_is_counted(
 ) -> None:
     """Where there was nothing to resume, nothing is lost by the change."""
     transfer = make("requested", fingerprint="f", checkpoint=checkpoint, source_changes=1)
-    transfer.offered(5, name="a.db", size=100, fingerprint=fingerprint, checkpoint=0)
+    transfer.offered(5, Source("a.db", 100, fingerprint), 0)
     assert transfer.source_changes == row(transfer)["source_changes"] == changes
 
 
@@ -312,7 +313,7 @@ def test_wire_bytes_of_all_attempts_are_added_up(make: Make) -> None:
     transfer.progressed(5, received=40, checkpoint=30, wire=10)
     transfer.link_lost(5)
     transfer.claim(6)
-    transfer.offered(6, name="a.db", size=90, fingerprint="", checkpoint=30)
+    transfer.offered(6, Source("a.db", 90, ""), 30)
     transfer.progressed(6, received=60, checkpoint=30, wire=5)
     transfer.verified(6, sha256=SHA, wire=7)
     transfer.count_wire(6, 1)
@@ -333,7 +334,7 @@ def test_a_changed_source_is_started_again_from_0_three_times_and_then_fails(mak
         assert (transfer.status, transfer.source_changes) == ("queued", change)
         assert (transfer.checkpoint, transfer.received) == (0, 0)
         transfer.claim(5)
-        transfer.offered(5, name="a", size=9, fingerprint="f", checkpoint=0)
+        transfer.offered(5, Source("a", 9, "f"), 0)
     transfer.source_changed(5, "grew")
     assert (transfer.status, transfer.error_code, transfer.error_detail) == (
         "failed", "source_changed", "grew",
@@ -358,6 +359,26 @@ def test_a_verified_file_gets_a_name_of_its_own(make: Make, data_dir: Path) -> N
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_came_whole_is_verified_without_having_been_offered(make: Make) -> None:
+    transfer = make("requested", error_code="timed_out", error_detail="before")
+    since = timezone.now() - timedelta(seconds=9)
+    final = transfer.verified(5, sha256=SHA, wire=7, source=Source("a.db", 100, "f", since))
+    assert final.name.endswith("_a.db")
+    fields = "status", "name", "size", "fingerprint", "received", "checkpoint", "started_at"
+    whole = "verifying", "a.db", 100, "f", 100, 0, since
+    assert tuple(row(transfer)[name] for name in fields) == whole
+    assert tuple(getattr(transfer, name) for name in fields) == whole
+    assert (transfer.error_code, row(transfer)["wire_bytes"]) == ("", 7)
+
+
+def test_a_name_is_not_reserved_for_who_does_not_hold_the_transfer(make: Make) -> None:
+    make("receiving", name="a.db", size=9).verified(5, sha256=SHA)
+    late = make("receiving", name="a.db", size=9, epoch=6)
+    with pytest.raises(StatusConflict):
+        late.verified(5, sha256=SHA)
+    assert row(late)["file"] is None
+
+
 @pytest.mark.usefixtures("at_now")
 def test_a_name_that_another_transfer_has_reserved_gets_a_number(make: Make) -> None:
     names = [make("receiving", name="a.db", size=9).verified(5, sha256=SHA).name for _ in range(3)]
@@ -523,7 +544,7 @@ def test_a_cancel_leaves_a_partial_file_to_the_connection_that_writes_it(
     django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
 ) -> None:
     transfer = make("receiving")
-    partial = PartialFile.create(transfer.partial_path)
+    partial = create(transfer.partial_path)
     with django_capture_on_commit_callbacks(execute=True):
         transfer.cancel()
     assert transfer.is_being_written
@@ -545,7 +566,7 @@ def test_what_was_just_renamed_is_removed_too_unless_its_connection_has_it(
     transfer = make("verifying", file="f", deadline=timezone.now() - timedelta(seconds=1))
     final = transfer.landed_path
     assert final is not None
-    partial = PartialFile.create(transfer.partial_path)
+    partial = create(transfer.partial_path)
     partial.land(final)
     assert transfer.is_being_written
     if not held:

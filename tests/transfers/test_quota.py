@@ -10,6 +10,7 @@ from pytest_django import Settings
 from transfers.models import (
     Client,
     QuotaExceeded,
+    Source,
     Status,
     Transfer,
     Usage,
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.django_db
 def offered(client: Client, size: int, path: str = "/file") -> Transfer:
     transfer = request_file(client, path=path)
     transfer.claim(epoch=1)
-    transfer.offered(1, name="file", size=size, fingerprint="1", checkpoint=0)
+    transfer.offered(1, Source("file", size, "1"), 0)
     return transfer
 
 
@@ -56,7 +57,7 @@ def test_progress_is_counted_with_what_was_written_also_what_was_sent_again(
     transfer.progressed(1, received=50, checkpoint=50, written=50)
     transfer.link_lost(1)
     transfer.claim(epoch=2)
-    transfer.offered(2, name="file", size=100, fingerprint="2", checkpoint=0)
+    transfer.offered(2, Source("file", 100, "2"), 0)
     transfer.progressed(2, received=50, checkpoint=50, written=50)
     assert written_today("client1") == 100
 

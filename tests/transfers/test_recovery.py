@@ -16,6 +16,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from tests.online import came_online
+from tests.partials import create
 from transfers import recovery, storage
 from transfers.models import Client, Event, Status, Transfer, record
 from transfers.recovery import ORPHAN_SECONDS, Report, at_start, sweep
@@ -42,7 +43,7 @@ def hold() -> Iterator[Callable[[Transfer], PartialFile]]:
     held = []
 
     def hold(transfer: Transfer) -> PartialFile:
-        held.append(PartialFile.create(transfer.partial_path))
+        held.append(create(transfer.partial_path))
         return held[-1]
 
     yield hold

@@ -19,7 +19,7 @@ from tests.transfers.test_attendant import Connection, connection, fresh, wanted
 from tests.transfers.test_intake import DATA, Agent, House, house
 from transfers import limits, recovery, storage
 from transfers.limits import Limits, Spare, spare_of_this_process
-from transfers.models import Client, Transfer, request_file
+from transfers.models import Client, Source, Transfer, request_file
 from transfers.turns import of_this_process
 
 __all__ = ["connection", "house"]  # the fixtures
@@ -88,7 +88,7 @@ def test_the_pauses_grow_and_have_a_limit(transfer: Transfer, settings: Settings
 def test_the_next_offer_clears_the_error_and_a_retry_the_count(transfer: Transfer) -> None:
     transfer.fail(5, "unreadable")
     transfer.claim(6)
-    transfer.offered(6, name="f", size=100, fingerprint="1", checkpoint=64)
+    transfer.offered(6, Source("f", 100, "1"), 64)
     assert (transfer.error_code, transfer.error_detail, transfer.next_attempt_at) == ("", "", None)
     transfer.fail(6, "not_found")
     transfer.retry()

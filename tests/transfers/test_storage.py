@@ -19,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.page_cache import in_memory, needs_fincore
+from tests.partials import create
 from transfers import storage
 from transfers.storage import (
     IOV_MAX,
@@ -46,7 +47,7 @@ def path(data_dir: Path) -> Path:
 @pytest.fixture
 def partial(path: Path) -> Iterator[PartialFile]:
     """A new partial file."""
-    partial = PartialFile.create(path)
+    partial = create(path)
     yield partial
     partial.close()
 
@@ -68,7 +69,7 @@ def test_a_new_partial_file_is_empty_and_private(partial: PartialFile, path: Pat
 
 def test_a_partial_file_that_is_there_already_is_begun_anew(path: Path) -> None:
     left_behind(path, b"old")
-    partial = PartialFile.create(path)
+    partial = create(path)
     assert path.read_bytes() == b""
     partial.close()
 
@@ -230,7 +231,7 @@ def test_a_file_that_gets_shorter_while_it_is_hashed_is_a_storage_error(path: Pa
 def test_a_second_writer_is_refused(partial: PartialFile, path: Path) -> None:
     assert storage.is_busy(path)
     with pytest.raises(PartialBusy):
-        PartialFile.create(path)
+        create(path)
     with pytest.raises(PartialBusy):
         PartialFile.resume(path, 0)
     with pytest.raises(PartialBusy):
@@ -268,7 +269,7 @@ def test_a_second_writer_in_another_process_is_refused_until_the_first_is_gone(p
         with pytest.raises(PartialBusy):
             PartialFile.resume(path, 3)
         with pytest.raises(PartialBusy):
-            PartialFile.create(path)
+            create(path)
         assert storage.is_busy(path)
         holder.kill()  # as hard as it gets: the kernel frees the lock
         holder.wait()
@@ -347,7 +348,7 @@ def test_a_link_in_place_of_a_partial_file_is_not_followed(path: Path, tmp_path:
     with pytest.raises(StorageError, match="ELOOP"):
         PartialFile.resume(path, 3)
     with pytest.raises(StorageError, match="ELOOP"):
-        PartialFile.create(path)
+        create(path)
     with pytest.raises(StorageError, match="ELOOP"):
         storage.discard(path)
     assert storage.is_busy(path), "who knows"
@@ -455,7 +456,7 @@ def test_a_landing_that_fails_after_the_rename_leaves_nothing_in_the_downloads(
 
 def test_a_file_that_cannot_be_created_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="ENOENT"):
-        PartialFile.create(tmp_path / "nowhere" / "x.part")
+        create(tmp_path / "nowhere" / "x.part")
 
 
 @pytest.mark.parametrize("verb", [storage.discard, storage.is_busy])
@@ -490,14 +491,14 @@ def test_a_partial_file_that_cannot_be_removed_is_a_storage_error_and_free(
 
 
 def test_a_failed_creation_leaves_no_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(descriptor: int, size: int) -> None:
+    def failing(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "ftruncate", failing)
+        patched.setattr(os, "fstat", failing)
         with pytest.raises(StorageError):
-            PartialFile.create(path)
-    PartialFile.create(path).close()
+            create(path)
+    create(path).close()
 
 
 def test_an_error_without_a_number_is_told_too() -> None:
@@ -518,7 +519,7 @@ def test_what_is_on_disk_leaves_the_page_cache_and_a_small_file_stays(
     landed = path.with_name("landed")
     partial.land(landed)
     assert in_memory(landed) == 0
-    small = PartialFile.create(path)
+    small = create(path)
     small.write([bytes(MIB)])
     small.land(landed)
     assert in_memory(landed) == MIB
@@ -579,7 +580,7 @@ def test_with_its_first_checkpoint_a_new_partial_file_has_its_name_on_disk(
     path: Path, calls: list[str]
 ) -> None:
     """Not before: without a checkpoint nothing of it is gone on with."""
-    with closing(PartialFile.create(path)) as partial:
+    with closing(create(path)) as partial:
         assert calls == []
         for _ in range(2):
             partial.write([b"abc"])
@@ -681,7 +682,7 @@ def test_a_partial_file_whose_directory_cannot_be_synced_is_let_go(
         raise OSError(errno.EIO, "I/O error")
 
     path = tmp_path / "a.part"
-    partial = PartialFile.create(path)
+    partial = create(path)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "sync_directory", fails)
         with pytest.raises(StorageError):
@@ -689,7 +690,7 @@ def test_a_partial_file_whose_directory_cannot_be_synced_is_let_go(
     assert partial.checkpointed == 0
     partial.discard()
     assert not storage.is_busy(path)
-    PartialFile.create(path).close()
+    create(path).close()
 
 
 def test_two_that_look_do_not_take_each_other_for_a_writer(

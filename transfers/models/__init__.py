@@ -37,6 +37,7 @@ from .history import LINK_LOST, Course, Setback
 from .label import Label, Scope
 from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
+from .row import Source
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
 from .usage import Usage, count, counted_together, forget_old
@@ -72,6 +73,7 @@ __all__ = [
     "RequestKey",
     "Scope",
     "Setback",
+    "Source",
     "Standing",
     "Status",
     "StatusConflict",

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ four times what has come of it at the most, and for less when that took longer."
 def path_key(path: str | None) -> str:
     """What a unique index can hold of a path: its SHA-256 (PostgreSQL's takes 2,700 bytes)."""
     return "" if path is None else hashlib.sha256(path.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the agent has opened, and when it said so."""
+
+    name: str
+    size: int
+    fingerprint: str
+    at: datetime = field(default_factory=timezone.now)
 
 
 class TransferRow(models.Model):

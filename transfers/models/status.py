@@ -7,8 +7,8 @@
        └────────────┴─ set back ──┴─────────────┴─> interrupted ──(client is back)──> requested
     any of these ──> failed | cancelled | expired          failed ──(retry)──> queued
 
-A lost link and an error that may pass set a transfer back: without bytes to `queued`, with some to
-`interrupted`.
+What comes whole at once, as a small file does, goes from `requested` to `verifying`. A lost link and an
+error that may pass set a transfer back: without bytes to `queued`, with some to `interrupted`.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,10 @@ _ENDS = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 ALLOWED: Mapping[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.REQUESTED}) | _ENDS,
-    Status.REQUESTED: frozenset({Status.RECEIVING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
+    Status.REQUESTED: frozenset(
+        {Status.RECEIVING, Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}
+    )
+    | _ENDS,
     Status.RECEIVING: frozenset({Status.VERIFYING, Status.QUEUED, Status.INTERRUPTED}) | _ENDS,
     Status.INTERRUPTED: frozenset({Status.REQUESTED}) | _ENDS,
     # A crash may leave a row here with its file already landed, or not yet: see `recovery`.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -25,7 +25,7 @@ from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
 from .history import LINK_LOST, MOST_SETBACKS, Course, Progress, Setback, earlier_points
 from .queries import TransferQuerySet
-from .row import TransferRow
+from .row import Source, TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
 from .transactions import one_transaction
 
@@ -51,22 +51,31 @@ class Transfer(TransferRow):
 
     # Changes of status -----------------------------------------------------------------------
 
-    def _move(self, wanted: Status, *, holder: int | None = None, **values: Any) -> None:
+    def _move(
+        self,
+        wanted: Status,
+        *,
+        holder: int | None = None,
+        unique: str | None = None,
+        **values: Any,
+    ) -> None:
         """Compare-and-set from the status this object was loaded with. Raises StatusConflict.
 
-        With `holder`, the row must still belong to the connection of that epoch.
+        With `holder`, the row must still belong to the connection of that epoch; with `unique`, no other must
+        have what that field is set to.
         """
         expected = {"id": self.pk, "status": self.status}
         if holder is not None:
             expected["epoch"] = holder
         allowed = wanted in ALLOWED[Status(self.status)]
-        if not allowed or not compare_and_set(Transfer, expected, {"status": wanted, **values}):
+        changed = {"status": wanted, **values}
+        if not allowed or not compare_and_set(Transfer, expected, changed, unique=unique):
             self.refresh_from_db()
             raise self._conflict(wanted)
         if holder is None:
             self.refresh_from_db()
         else:
-            self._take({"status": wanted, **values})
+            self._take(changed)
         if wanted in FINAL:
             ended = counters.ENDED.labels(wanted, values.get("error_code", ""))
             transaction.on_commit(ended.inc)
@@ -141,29 +150,24 @@ class Transfer(TransferRow):
             self.refresh_from_db()
             raise self._conflict(Status.RECEIVING)
 
-    def offered(
-        self, epoch: int, *, name: str, size: int, fingerprint: str, checkpoint: int
-    ) -> None:
+    def offered(self, epoch: int, source: Source, checkpoint: int = 0) -> None:
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
-        now = timezone.now()
-        values: dict[str, Any] = {}
-        if self.checkpoint > 0 and self.fingerprint != fingerprint:
+        values = self._of(source) | {"checkpoint": checkpoint, "received": checkpoint}
+        if self.checkpoint > 0 and self.fingerprint != source.fingerprint:
             values["source_changes"] = Plus(1)
-        self._move(
-            Status.RECEIVING,
-            holder=epoch,
-            name=name,
-            size=size,
-            fingerprint=fingerprint,
-            checkpoint=checkpoint,
-            received=checkpoint,
-            error_code="",
-            error_detail="",
-            next_attempt_at=None,
-            started_at=self.started_at or now,
-            **values,
-        )
-        self._progress = Progress(now, checkpoint)
+        self._move(Status.RECEIVING, holder=epoch, **values)
+        self._progress = Progress(source.at, checkpoint)
+
+    def _of(self, source: Source) -> dict[str, Any]:
+        return {
+            "name": source.name,
+            "size": source.size,
+            "fingerprint": source.fingerprint,
+            "error_code": "",
+            "error_detail": "",
+            "next_attempt_at": None,
+            "started_at": self.started_at or source.at,
+        }
 
     def progressed(
         self, epoch: int, *, received: int, checkpoint: int, written: int = 0, wire: int = 0
@@ -220,33 +224,43 @@ class Transfer(TransferRow):
             )
             self._note("source_changed", detail, received)
 
-    def verified(self, epoch: int, *, sha256: str, wire: int = 0) -> Path:
+    def verified(
+        self, epoch: int, *, sha256: str, wire: int = 0, source: Source | None = None
+    ) -> Path:
         """Digest and size agree: reserve the name it lands under; the path. Raises StatusConflict.
+
+        `source` is what came whole at once, and was not `offered` before.
 
         The name is on the row before the rename, so that a crash between the two is told apart from
         one before the rename.
         """
         stamp = timezone.now().strftime("%Y%m%dT%H%M%SZ")
+        values: dict[str, Any] = {"source_sha256": sha256, "wire_bytes": Plus(wire)}
+        name, size = self.name, self.size
+        if source is not None:
+            name, size = source.name, source.size
+            values |= self._of(source)
         for number in range(1, 10_000):
-            file = storage.landed_name(self.client_id, stamp, self.name, number)
+            file = storage.landed_name(self.client_id, stamp, name, number)
             if (settings.DOWNLOADS_DIR / file).exists():
                 continue
-            try:
-                with (
-                    transaction.atomic()
-                ):  # a savepoint: files of one name are common, and come together
-                    self._move(
-                        Status.VERIFYING,
-                        holder=epoch,
-                        file=file,
-                        source_sha256=sha256,
-                        received=self.size,
-                        wire_bytes=Plus(wire),
-                    )
-            except IntegrityError:
+            try:  # without a savepoint, which is two queries more: files of one name are common
+                self._move(
+                    Status.VERIFYING,
+                    holder=epoch,
+                    unique="file",
+                    file=file,
+                    received=size,
+                    **values,
+                )
+            except StatusConflict:
                 if not Transfer.objects.filter(file=file).exists():
                     raise
                 continue  # another transfer has reserved this name
+            except IntegrityError:  # a transaction of another process was about to
+                if connection.in_atomic_block:
+                    raise  # which ends ours, too: each of its verbs is called again, alone
+                continue
             return Path(settings.DOWNLOADS_DIR / file)
         raise RuntimeError(f"no free name for {self} in {settings.DOWNLOADS_DIR}")
 
