@@ -128,11 +128,17 @@ class Attendant:
     def sign_of_life(self, *, chunk: bool = False) -> None:
         """Something came from the agent; the next look, or the next roll call, renews its lease."""
         self._pulse.beat(chunk=chunk)
+        self._roll_call.heard(self)
 
     @property
     def is_silent(self) -> bool:
         """Whether the agent should have been heard by now."""
         return self._pulse.silence >= LEASE.total_seconds()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transfer is under way."""
+        return not self._intakes
 
     @property
     def unnoted(self) -> float | None:

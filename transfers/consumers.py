@@ -226,9 +226,9 @@ class AgentConsumer(AsyncConsumer):
             renewable=hello.renewable,
         )
         if isinstance(socket := self.scope.get("socket"), GuardedWebSocket):
-            socket.answer_heartbeats(self._beat)
+            socket.answer_heartbeats(self)
 
-    def _beat(self) -> bool:
+    def beat(self) -> bool:
         """A heartbeat came, and its socket is to answer it: not one too many, and none after a good-bye."""
         if (
             self.attendant is None
@@ -238,6 +238,11 @@ class AgentConsumer(AsyncConsumer):
             return False
         self.attendant.sign_of_life()
         return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing but heartbeats is expected of the agent."""
+        return self.attendant is not None and self.attendant.is_idle
 
     async def _heartbeat(self) -> None:
         if not self.heartbeats.take():

@@ -45,7 +45,7 @@ BACKLOG = 4096
 """Connections that the system keeps until they are accepted: as many as Linux allows (`net.core.somaxconn`).
 Twisted has it keep 50, and whoever comes beyond them comes again after 1, 3 and 7 s."""
 
-CHECK_SECONDS = 10.0
+CHECK_SECONDS = 15.0
 """Between two looks for applications that have ended and handshakes that take too long: every one and two
 seconds, it took 1.5 % of a core to look at 2,000 idle connections."""
 

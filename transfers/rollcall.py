@@ -9,9 +9,11 @@ whoever has something to do, and may not have heard the doorbell, is rung for.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
+from itertools import takewhile
 from typing import Protocol
 
 from channels.db import database_sync_to_async
@@ -24,8 +26,9 @@ from .together import MOST, Together
 CALL_SECONDS = 5.0
 """Between two calls: a lease is renewed, and a silent agent given up, so late at the most."""
 
-LOOK_SECONDS = 2.0 * HEARTBEAT
-"""Between two looks for rings that were lost: by Redis, as those of a process do not get lost in it."""
+LOOK_SECONDS = 4.0 * HEARTBEAT
+"""Between two looks for rings that were lost, and that no process has made up for within seconds either (see
+`lifecycle`): a third of what idle agents cost beside their heartbeats, were it made twice as often."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ class RollCall:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._present: set[Present] = set()
+        self._present: OrderedDict[Present, None] = OrderedDict()
+        """Who was heard last is the last of them: so the others need not be looked at."""
         self._looked_at = clock()
         self._calling: asyncio.Task[None] | None = None
         self._is_wanted = Together[Present, bool](_each_wanted)
@@ -65,7 +69,7 @@ class RollCall:
 
         After a restart thousands come, and most have nothing to do.
         """
-        self._present.add(present)
+        self._present[present] = None
         counters.AGENTS.set(len(self._present))
         if self._calling is None or self._calling.done():
             self._calling = asyncio.create_task(self._run())
@@ -77,8 +81,13 @@ class RollCall:
         if wanted:
             present.ring()
 
+    def heard(self, present: Present) -> None:
+        """There was a sign of life of its agent."""
+        if present in self._present:
+            self._present.move_to_end(present)
+
     def leave(self, present: Present) -> None:
-        self._present.discard(present)
+        self._present.pop(present, None)
         counters.AGENTS.set(len(self._present))
 
     async def _run(self) -> None:
@@ -91,11 +100,10 @@ class RollCall:
 
     async def call(self) -> None:
         """Note who was heard; ring for who has something to do, or somebody to give up."""
-        now, present = self._clock(), list(self._present)
-        for each in present:
-            if each.is_silent:
-                each.ring()
-        heard = [(each, at) for each in present if (at := each.unnoted) is not None]
+        now = self._clock()
+        for each in takewhile(_is_silent, list(self._present)):
+            each.ring()
+        heard = list(_unnoted(reversed(self._present)))
         if heard:
             wall = timezone.now()
             signs = [
@@ -107,8 +115,20 @@ class RollCall:
                 each.noted(at)
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            for each in await database_sync_to_async(_wanted)(present):
+            for each in await database_sync_to_async(_wanted)(list(self._present)):
                 each.ring()
+
+
+def _is_silent(each: Present) -> bool:
+    return each.is_silent
+
+
+def _unnoted(present: Iterable[Present]) -> Iterator[tuple[Present, float]]:
+    """Those who were heard since that was noted last, and when; who was heard last is the first of them."""
+    for each in present:
+        if (at := each.unnoted) is None:
+            return
+        yield each, at
 
 
 def _wanted(present: Sequence[Present]) -> list[Present]:

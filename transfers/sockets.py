@@ -13,14 +13,11 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
-from agent.wire.codec import encode
-from agent.wire.messages import Heartbeat
-
 from .allowance import Allowance
-from .unmasking import Unmasker, unmasked
+from .heartbeats import Agent, Heartbeats
+from .unmasking import Unmasker
 
 MOST_MESSAGES = 256
 MOST_BYTES = 4 * 1024**2
@@ -45,17 +42,6 @@ LINGER_SECONDS = 5.0
 PROTOCOL_ERROR, POLICY_VIOLATION = 1002, 1008
 """RFC 6455, section 7.4.1: no application's codes, so these are sent as they are."""
 
-ANSWER_SECONDS = 0.1
-"""For the answer to a heartbeat, which its peer expects within seconds."""
-
-HEARTBEAT = str(encode(Heartbeat())).encode()
-
-TEXT_FRAME = bytes((0x81, 0x80 | len(HEARTBEAT)))
-"""How the frame of a peer's heartbeat begins (RFC 6455, section 5.2): final, text, masked, its length."""
-
-HEARTBEAT_FRAME = bytes((0x81, len(HEARTBEAT))) + HEARTBEAT
-"""Ours: a server masks nothing."""
-
 log = logging.getLogger(__name__)
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -71,7 +57,7 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self._bytes = 0
         """Messages given to the application's queue and not taken from it: the length of each, and of all."""
         self._clogged = self._paused = False
-        self._beat: Callable[[], bool] | None = None
+        self._heartbeats: Heartbeats | None = None
         self._controls = Allowance(PINGS_AT_ONCE, PINGS_A_SECOND)
         self._linger: Any = None
 
@@ -100,7 +86,9 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
     def connectionLost(self, *reason: Any) -> None:
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        self._beat = None  # it holds the application, which holds this
+        if self._heartbeats is not None:
+            self._heartbeats.end()
+            self._heartbeats = None  # it holds the application, which holds this
         self.factory.server_class.http_factory.visitors.leave(self.transport)
         super().connectionLost(*reason)
 
@@ -113,33 +101,25 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         if hasattr(self, "handshake_deferred"):
             # RFC 6455, section 4.1: the client waits for our answer. Autobahn would collect this unbounded.
             self.transport.abortConnection()
-        elif self._beat and self._is_heartbeat(data) and self._beat():
-            answers.owe(self)
-        else:
+        elif self._heartbeats is None or not self._heartbeats.take(data):
             # Not autobahn's `dataReceived`, which puts together a line for a debug log first, read or not.
             self._dataReceived(data)
 
-    def answer_heartbeats(self, beat: Callable[[], bool]) -> None:
-        """Answer them here, where `beat` says so; else they are the application's, as any message is.
+    def answer_heartbeats(self, agent: Agent) -> None:
+        """Answer them here, where the agent's `beat` says so."""
+        self._heartbeats = Heartbeats(self, agent)
 
-        By the way through autobahn, daphne's queue and a task, a heartbeat costs ten times the CPU, and is
-        all that an idle agent costs.
-        """
-        self._beat = beat
-
-    def answer_heartbeat(self) -> None:
-        if self.state == self.STATE_OPEN:
-            _write_now(self.transport, HEARTBEAT_FRAME)
-
-    def _is_heartbeat(self, data: bytes) -> bool:
-        """Whether it is that, alone and whole, and nothing before it still has to be read."""
-        return (
-            len(data) == 6 + len(HEARTBEAT)
-            and data.startswith(TEXT_FRAME)
-            and self.state == self.STATE_OPEN
-            and not (self._paused or self.data or self.current_frame)
-            and unmasked(data[6:], data[2:6]) == HEARTBEAT
+    @property
+    def is_clear(self) -> bool:
+        """Open, being read from, and all that came before is read."""
+        return self.state == self.STATE_OPEN and not (
+            self._paused or self.data or self.current_frame
         )
+
+    def sendMessage(self, *message: Any, **options: Any) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.wake()  # whatever is said to it, it may have an answer
+        super().sendMessage(*message, **options)
 
     def consumeData(self) -> None:
         """As autobahn's, but no further than the application has room for."""
@@ -236,41 +216,6 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         self._paused = False
         self.transport.resumeProducing()
         self.consumeData()
-
-
-def _write_now(transport: Any, data: bytes) -> None:
-    """As `transport.write`, without a round of the event loop and two calls of epoll, where nothing waits."""
-    if isinstance(transport, Connection) and not (
-        transport.TLS or transport.dataBuffer or transport._tempDataBuffer
-    ):
-        sent = transport.writeSomeData(data)
-        data = (
-            data[sent:] if isinstance(sent, int) else data
-        )  # an error comes again, where it is dealt with
-    transport.write(data)
-
-
-class Answers:
-    """Heartbeats that are to be answered, together: thousands of agents beat at any moment, and to wake up
-    for each of them once more costs as much as the answer."""
-
-    def __init__(self) -> None:
-        self._owed: list[GuardedWebSocket] = []
-
-    def owe(self, socket: GuardedWebSocket) -> None:
-        """Answer it within `ANSWER_SECONDS`."""
-        if not self._owed:
-            socket.factory.reactor.callLater(ANSWER_SECONDS, self._pay)
-        self._owed.append(socket)
-
-    def _pay(self) -> None:
-        owed, self._owed = self._owed, []
-        for socket in owed:
-            socket.answer_heartbeat()
-
-
-answers = Answers()
-"""Those of this process."""
 
 
 def at_its_pace(application: Application) -> Application:

@@ -42,7 +42,7 @@ class Called(RollCall):
 
     def add(self, present: Any) -> None:
         """As one that is called already."""
-        self._present.add(present)
+        self._present[present] = None
 
     async def look(self) -> None:
         self.now += LOOK_SECONDS
@@ -71,6 +71,7 @@ def test_the_leases_of_all_that_were_heard_count_from_when_that_was(roll_call: C
     heard.unnoted = roll_call.now - 4
     for each in (heard, silent):
         roll_call.add(each)
+    roll_call.heard(heard)
     asyncio.run(roll_call.call())
     late = timezone.now() - timedelta(seconds=4) + LEASE - ends("heard")
     assert timedelta(0) <= late < timedelta(seconds=20)
@@ -115,7 +116,7 @@ def test_a_thousand_cost_a_few_queries(roll_call: Called) -> None:
     clients = [Client(id=f"till{n}", token_sha256=digest(str(n)), epoch=3) for n in range(1000)]
     for client in Client.objects.bulk_create(clients):
         each = Present(client)
-        each.unnoted = roll_call.now
+        each.unnoted = roll_call.now + LOOK_SECONDS
         roll_call.add(each)
     with CaptureQueriesContext(connection) as queries:
         asyncio.run(roll_call.look())
@@ -163,6 +164,33 @@ def test_who_is_silent_is_rung_for_to_be_given_up(roll_call: Called) -> None:
         roll_call.add(each)
     asyncio.run(roll_call.call())
     assert (silent.rings, heard.rings) == (1, 0)
+
+
+def test_who_is_heard_again_and_again_is_noted_each_time(roll_call: Called) -> None:
+    each, other = present("each"), present("other")
+    for one in (each, other):
+        roll_call.add(one)
+    for seconds in (0, 20, 40):
+        roll_call.now = 1000.0 + seconds
+        each.unnoted = roll_call.now
+        roll_call.heard(each)
+        asyncio.run(roll_call.call())
+        assert each.unnoted is None
+        Client.objects.update(online_until=None)
+        other.unnoted = roll_call.now
+        roll_call.heard(other)
+        asyncio.run(roll_call.call())
+        assert (ends("other") > timezone.now(), other.unnoted) == (True, None)
+
+
+def test_who_has_left_is_not_called_for_a_late_sign_of_life(roll_call: Called) -> None:
+    each = present("till1")
+    roll_call.add(each)
+    roll_call.leave(each)
+    each.unnoted = roll_call.now
+    roll_call.heard(each)
+    asyncio.run(roll_call.call())
+    assert each.unnoted is not None
 
 
 def test_newcomers_look_for_themselves_where_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
