@@ -14,7 +14,17 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from . import storage, webhooks
-from .models import ACTIVE, FINAL, Client, Status, StatusConflict, Transfer, forget_old, note_end
+from .models import (
+    ACTIVE,
+    FINAL,
+    Client,
+    Status,
+    StatusConflict,
+    Transfer,
+    forget_old,
+    forget_old_presences,
+    note_end,
+)
 
 ORPHAN_SECONDS = 24 * 3600
 """A partial file that no transfer needs is removed after this long without a write."""
@@ -110,6 +120,7 @@ def sweep() -> Report:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
     forget_old()
+    forget_old_presences()
     webhooks.forget_old()
     AccessAttempt.objects.filter(
         attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME

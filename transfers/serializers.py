@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from agent.wire.messages import MAX_PATH
 
+from .facts import Facts
 from .models import Client, ClientStatus, Label, Status, Transfer
 from .models.client import client_id_validator
 from .models.label import label_validator
@@ -60,6 +61,12 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
     client = serializers.CharField(source="client_id", read_only=True)
     file = serializers.SerializerMethodField(help_text="Relative to the server's downloads/.")
     error = serializers.SerializerMethodField()
+    rate = serializers.SerializerMethodField(
+        help_text="Bytes a second: lately while it comes, on average once it has landed."
+    )
+    waits_for = serializers.SerializerMethodField(
+        help_text="What one that is queued or interrupted waits for; empty where it does not."
+    )
     requested_by = serializers.CharField(
         source="requested_by.username", read_only=True, default=None, allow_null=True
     )
@@ -76,12 +83,14 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
             "received",
             "checkpoint",
             "wire_bytes",
+            "rate",
             "sha256",
             "source_sha256",
             "file",
             "attempts",
             "error",
             "next_attempt_at",
+            "waits_for",
             "requested_by",
             "reason",
             "created_at",
@@ -98,11 +107,25 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         # Before it has landed the name is only reserved.
         return transfer.file if transfer.status == Status.COMPLETED else None
 
+    def get_rate(self, transfer: Transfer) -> int | None:
+        return Facts(transfer, timezone.now()).rate
+
+    def get_waits_for(self, transfer: Transfer) -> str:
+        return Facts(transfer, timezone.now()).waits_for
+
     @extend_schema_field(ErrorSerializer(allow_null=True))
     def get_error(self, transfer: Transfer) -> dict[str, str] | None:
         if not transfer.error_code:
             return None
         return {"code": transfer.error_code, "detail": transfer.error_detail}
+
+
+class StepSerializer(serializers.Serializer[Any]):
+    """One thing that happened to a transfer."""
+
+    at = serializers.DateTimeField()
+    what = serializers.CharField(help_text="A sentence, for people.")
+    detail = serializers.CharField(help_text="What was said about it, by people or by agents.")
 
 
 class StrictSerializer(serializers.Serializer[Any]):

@@ -22,6 +22,7 @@ from agent.wire.errors import ERRORS
 from . import content
 from .access import Action, clients_of, missed, transfers_of
 from .filters import TransferFilter
+from .history import history
 from .models import (
     Client,
     Event,
@@ -45,6 +46,7 @@ from .serializers import (
     LabelsSerializer,
     RateSerializer,
     RequestSerializer,
+    StepSerializer,
     TransferSerializer,
 )
 
@@ -147,6 +149,7 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
     takes = {
         "list": Action.SEE_TRANSFER,
         "retrieve": Action.SEE_TRANSFER,
+        "history": Action.SEE_TRANSFER,
         "content": Action.FETCH_FILE,
         "create": Action.REQUEST_FILE,
         "download": Action.REQUEST_FILE,
@@ -257,6 +260,12 @@ class TransferViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Scoped[T
         url = self.request.build_absolute_uri(f"/api/v1/transfers/{transfer.pk}/")
         data = self.get_serializer(transfer).data
         return Response(data, status.HTTP_202_ACCEPTED, headers={"Location": url})
+
+    @extend_schema(responses=StepSerializer(many=True), filters=False)
+    @action(detail=True, pagination_class=None)
+    def history(self, request: Request, pk: str) -> Response:
+        """All that happened to it, the oldest first: deeds of people, attempts that ended, the landing."""
+        return Response(StepSerializer(history(self.get_object()), many=True).data)
 
     @extend_schema(request=RateSerializer, responses={200: TransferSerializer, **CONFLICT})
     def partial_update(self, request: Request, pk: str) -> Response:

@@ -238,6 +238,8 @@ def test_a_new_transfer_says_all_there_is_to_know(
         "attempts": 0,
         "error": None,
         "next_attempt_at": None,
+        "rate": None,
+        "waits_for": "client1 to come online",
         "reason": "",
         "held": False,
         "removed_at": None,

@@ -15,10 +15,9 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from agent.wire.errors import ERRORS
-from transfers import rates
+from transfers import facts, rates
 from transfers.access import join_group
-from transfers.console import facts
-from transfers.console.facts import ADVICE, WORDS, Facts
+from transfers.facts import ADVICE, WORDS, Facts
 from transfers.models import (
     LINK_LOST,
     Client,
@@ -175,6 +174,25 @@ def test_clients_are_searched_narrowed_and_sorted(
     Client.objects.create(id="till-rome").label(["rome"])
     page = browser.get(f"/clients/{query}").content.decode()
     assert re.findall(r'<th scope="row"><a href="/clients/([^/]+)/"', page) == found
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_client_is_shown_with_when_it_was_away(
+    client1: Client, browser: Browser, *, ended: bool
+) -> None:
+    now = timezone.now()
+    assert "It was never online yet" in text(browser.get("/clients/client1/"))
+    Client.objects.update(
+        created_at=now - timedelta(days=7),
+        online_since=now - timedelta(days=2),
+        online_until=now if ended else now + timedelta(minutes=1),
+    )
+    assert ("Away since" in text(browser.get("/clients/client1/"))) is ended
+    begun = now - timedelta(days=5)
+    client1.presences.create(begun=begun, ended=now - timedelta(days=3))
+    page = text(browser.get("/clients/client1/"))
+    assert "online for 57.1 % of the time" in page
+    assert "Away for 1 d 0 h, from" in page
 
 
 def test_a_list_has_pages_that_keep_what_was_asked(browser: Browser) -> None:

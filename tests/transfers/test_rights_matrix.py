@@ -42,6 +42,7 @@ API: dict[tuple[str, str], Cells] = {
     ("post", "/api/v1/transfers/batch/"): (401, 403, 404, 202, 202),
     ("get", "/api/v1/transfers/{id}/"): (401, 200, 404, 200, 200),
     ("patch", "/api/v1/transfers/{id}/"): (401, 403, 404, 200, 200),
+    ("get", "/api/v1/transfers/{id}/history/"): (401, 200, 404, 200, 200),
     ("post", "/api/v1/transfers/{id}/cancel/"): (401, 403, 404, 200, 200),
     ("post", "/api/v1/transfers/{failed}/retry/"): (401, 403, 404, 200, 200),
     ("get", "/api/v1/transfers/{landed}/content/"): (401, 403, 404, 200, 200),

@@ -17,6 +17,7 @@ CALLS = {
     "/api/v1/transfers/{id}/cancel/": {"post"},
     "/api/v1/transfers/{id}/retry/": {"post"},
     "/api/v1/transfers/{id}/content/": {"get"},
+    "/api/v1/transfers/{id}/history/": {"get"},
     "/api/v1/transfers/{id}/hold/": {"post"},
     "/api/v1/transfers/{id}/release/": {"post"},
     "/api/v1/clients/": {"get"},
@@ -83,6 +84,7 @@ def test_the_schema_says_what_a_transfer_is(schema: Any) -> None:
         "id", "client", "path", "status", "name", "size", "received", "checkpoint", "wire_bytes", "sha256",
         "source_sha256", "file", "attempts", "error", "requested_by", "created_at", "started_at",
         "finished_at", "deadline", "next_attempt_at", "reason", "held", "removed_at", "rate_limit",
+            "rate", "waits_for",
     }  # fmt: skip
 
 

@@ -14,9 +14,8 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from transfers.access import clients_of, transfers_of
+from transfers.facts import Facts
 from transfers.models import ACTIVE, Client, ClientStatus, Label, Status, Transfer
-
-from .facts import Facts
 
 SIZES = (50, 100, 200)
 """Rows of a page."""

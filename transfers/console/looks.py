@@ -12,10 +12,12 @@ from django.contrib.auth.models import User
 from django.http import QueryDict
 from django.template.loader import render_to_string
 from django.urls import Resolver404, resolve
+from django.utils import timezone
 
 from transfers.access import Action, clients_of, may, transfers_of
 
 from .lists import ClientList, Machine, TransferList
+from .online import Online
 from .pages import of_transfer, rights_of
 
 Parts = dict[str, str]
@@ -69,7 +71,10 @@ def _client(user: User, asked: QueryDict, kwargs: Mapping[str, Any]) -> Look:
     client = clients_of(user).filter(pk=kwargs["pk"]).first()
     if client is None:
         raise Gone
-    presence = {"presence": rendered("presence", machine=Machine(client))}
+    presence = {
+        "presence": rendered("presence", machine=Machine(client)),
+        "online": rendered("client_online", online=Online(client, timezone.now())),
+    }
     if not may(user, Action.SEE_TRANSFER):
         return Look(presence)
     below = _list_of_transfers(user, TransferList(user, asked, client))

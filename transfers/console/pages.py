@@ -20,6 +20,8 @@ from django.views.decorators.http import require_GET, require_POST
 
 from agent.wire.messages import MAX_PATH
 from transfers.access import Action, clients_of, may, missed, transfers_of
+from transfers.facts import Facts
+from transfers.history import history
 from transfers.models import (
     Client,
     ClientConflict,
@@ -31,9 +33,8 @@ from transfers.models import (
 from transfers.rates import count_deed
 
 from .chart import Chart
-from .facts import Facts
-from .history import history
 from .lists import ClientList, Machine, TransferList
+from .online import Online
 
 RECENT_PATHS = 12
 """Suggested where a file is asked for."""
@@ -135,6 +136,7 @@ def _client_page(
         user,
         client=client,
         machine=Machine(client),
+        online=Online(client, timezone.now()),
         list=listing,
         form=form,
         recent_paths=_recent_paths(client) if may(user, Action.REQUEST_FILE) else (),

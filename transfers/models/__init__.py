@@ -35,6 +35,7 @@ from .enrolment import (
 )
 from .history import LINK_LOST, Course, Setback
 from .label import Label, Scope
+from .presence import Presence, forget_old_presences
 from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
 from .row import Source
@@ -69,6 +70,7 @@ __all__ = [
     "Event",
     "Label",
     "Outlook",
+    "Presence",
     "QuotaExceeded",
     "RequestKey",
     "Scope",
@@ -87,6 +89,7 @@ __all__ = [
     "counted_together",
     "enrol",
     "forget_old",
+    "forget_old_presences",
     "is_client_id",
     "last_number",
     "make_code",

@@ -47,7 +47,10 @@ def asked_before(requested_by: Any, idempotency_key: str, count: int = 1) -> lis
     """
     keys = _keys(idempotency_key, count + 1)
     used = RequestKey.objects.filter(requested_by=requested_by, key__in=keys)
-    known = {each.key: each.transfer for each in used.select_related("transfer__requested_by")}
+    known = {
+        each.key: each.transfer
+        for each in used.select_related("transfer__requested_by", "transfer__client")
+    }
     return [known[key] for key in keys if key in known] if keys[0] in known else None
 
 

@@ -21,6 +21,7 @@ from transfers.storage import StorageError
 
 from .audit import Event, record
 from .label import Label
+from .presence import SHORTEST_GAP, Presence
 from .status import FINAL, StatusConflict
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ class Standing:
 
 
 CAME_ONLINE = """
-    UPDATE transfers_client SET epoch = %s, online_until = %s, last_seen = %s, platform = %s,
-        hostname = %s, agent_version = %s, renewable = %s
+    UPDATE transfers_client SET epoch = %s, online_since = %s, online_until = %s, last_seen = %s,
+        platform = %s, hostname = %s, agent_version = %s, renewable = %s
     WHERE id = %s
 """
 ALL_SEEN = """
@@ -114,6 +115,8 @@ class Client(models.Model):
     """Null only for one that enrolled itself with a key."""
     enrolled_at = models.DateTimeField(null=True, editable=False)
     epoch = models.PositiveBigIntegerField(default=0, editable=False)
+    online_since = models.DateTimeField(null=True, editable=False)
+    """Of the time that its lease ends, or has ended; those before it are its presences."""
     online_until = models.DateTimeField(null=True, editable=False)
     last_seen = models.DateTimeField(null=True, editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
@@ -166,6 +169,7 @@ class Client(models.Model):
         moment = connection.ops.adapt_datetimefield_value
         answers: list[Client | ClientConflict] = []
         updates: list[tuple[Any, ...]] = []
+        presences: list[Presence] = []
         with transaction.atomic():
             wanted = {each.client.pk for each in arrived}
             # In one order, that of `all_seen`, or two processes could wait for each other.
@@ -179,6 +183,7 @@ class Client(models.Model):
                     answers.append(ClientConflict("replaced", detail))
                     continue
                 row.epoch += 1
+                presences += row._end_presence(now)
                 row.online_until, row.last_seen = now + LEASE, now
                 row.platform = shown(each.platform)[:255]
                 row.hostname = shown(each.hostname)[:255]
@@ -186,12 +191,23 @@ class Client(models.Model):
                 row.renewable = each.renewable
                 answers.append(copy(row))  # an older connection of the same client keeps its own
                 updates.append(
-                    (row.epoch, moment(row.online_until), moment(now), row.platform, row.hostname,
-                     row.agent_version, row.renewable, row.pk)
+                    (row.epoch, moment(row.online_since), moment(row.online_until), moment(now),
+                     row.platform, row.hostname, row.agent_version, row.renewable, row.pk)
                 )  # fmt: skip
             with connection.cursor() as cursor:
                 cursor.executemany(CAME_ONLINE, updates)
+            Presence.objects.bulk_create(presences)
         return answers
+
+    def _end_presence(self, now: datetime) -> "list[Presence]":
+        """It comes online: what is over by that, for its history."""
+        over: list[Presence] = []
+        since, until = self.online_since, self.online_until
+        if since is None or until is None or until + SHORTEST_GAP < now:
+            if since is not None and until is not None:
+                over.append(Presence(client=self, begun=since, ended=until))
+            self.online_since = now
+        return over
 
     @staticmethod
     def all_seen(signs: Iterable[tuple[str, int, datetime]]) -> None:

@@ -66,3 +66,9 @@ def moment(when: datetime | None) -> SafeString | str:
 def percent(value: float | None) -> str:
     """Whole per cents, and never 100 before the end."""
     return "–" if value is None else f"{min(int(value), 99) if value < 100 else 100} %"
+
+
+@register.filter
+def share(value: float) -> str:
+    """Per cents of a time, and never all or nothing of it where that is not so."""
+    return f"{value:.0f} %" if value in {0, 100} else f"{min(max(value, 0.1), 99.9):.1f} %"

@@ -1,4 +1,7 @@
-"""What a person reads in a transfer's row: how far it is, how fast, how long still, and what to do."""
+"""What a person reads in a transfer's row: how far it is, how fast, how long still, and what to do.
+
+For the console, the API and `manage.py pull`.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

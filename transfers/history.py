@@ -35,7 +35,7 @@ class Step:
     """One thing that happened."""
 
     at: datetime
-    words: str
+    what: str
     detail: str = ""
     """What was said about it, by people or by agents."""
 
@@ -51,16 +51,16 @@ def history(transfer: Transfer) -> list[Step]:
 
 
 def _deed(row: AuditRecord) -> Step:
-    words = DEEDS.get(row.event, row.event).format(actor=row.actor.removeprefix("user "))
+    what = DEEDS.get(row.event, row.event).format(actor=row.actor.removeprefix("user "))
     details: dict[str, Any] = row.details
     if row.event == Event.RATE_LIMITED:
         return Step(
-            row.at, words, f"from {details.get('before')} to {details.get('rate_limit')} bytes/s"
+            row.at, what, f"from {details.get('before')} to {details.get('rate_limit')} bytes/s"
         )
-    return Step(row.at, words, str(details.get("reason", "")))
+    return Step(row.at, what, str(details.get("reason", "")))
 
 
 def _setback(row: Setback) -> Step:
-    what = "the link was lost" if row.code == LINK_LOST else ERRORS[row.code].sentence.rstrip(".")
-    words = f"Attempt {row.attempt} ended after {filesizeformat(row.received)}: {what} ({row.code})"
-    return Step(row.at, words, "" if row.detail == f"{what}." else row.detail)
+    why = "the link was lost" if row.code == LINK_LOST else ERRORS[row.code].sentence.rstrip(".")
+    what = f"Attempt {row.attempt} ended after {filesizeformat(row.received)}: {why} ({row.code})"
+    return Step(row.at, what, "" if row.detail == f"{why}." else row.detail)
