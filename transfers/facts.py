@@ -6,6 +6,7 @@ For the console, the API and `manage.py pull`.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from transfers import under_way
 from transfers.models import ACTIVE, LINK_LOST, PENDING, Status, Transfer
 
 STALLED = timedelta(seconds=15)
@@ -70,9 +71,13 @@ class Facts:
 
     @property
     def received(self) -> int:
+        """Bytes by now, as far as this process knows."""
         transfer = self.transfer
-        landed = transfer.status == Status.COMPLETED
-        return (transfer.size or 0) if landed else transfer.received
+        if transfer.status == Status.COMPLETED:
+            return transfer.size or 0
+        if transfer.status == Status.RECEIVING:
+            return max(transfer.received, under_way.received(transfer.pk))
+        return transfer.received
 
     @property
     def percent(self) -> float | None:
@@ -113,7 +118,7 @@ class Facts:
         size = self.transfer.size
         if self.transfer.status != Status.RECEIVING or size is None or not self.rate:
             return None
-        return (size - self.transfer.received) / self.rate
+        return (size - self.received) / self.rate
 
     @property
     def saved_percent(self) -> float | None:

@@ -26,6 +26,8 @@ DEEDS: Mapping[str, str] = {
 """What a person reads of a row of the audit log."""
 
 
+STARTED = "started"
+
 MOST_STEPS = 100
 """Of each kind: an uplink that drops every few seconds makes thousands, and nobody reads them."""
 
@@ -35,6 +37,8 @@ class Step:
     """One thing that happened."""
 
     at: datetime
+    event: str
+    """Of the audit log, or the code that an attempt ended with, or `started`."""
     what: str
     detail: str = ""
     """What was said about it, by people or by agents."""
@@ -46,7 +50,7 @@ def history(transfer: Transfer) -> list[Step]:
     steps = [_deed(row) for row in deeds[:MOST_STEPS]]
     steps += [_setback(row) for row in transfer.setback_rows.order_by("-at", "-id")[:MOST_STEPS]]
     if transfer.started_at is not None:
-        steps.append(Step(transfer.started_at, "The first byte was on its way"))
+        steps.append(Step(transfer.started_at, STARTED, "The first byte was on its way"))
     return sorted(steps, key=lambda step: step.at)
 
 
@@ -55,12 +59,15 @@ def _deed(row: AuditRecord) -> Step:
     details: dict[str, Any] = row.details
     if row.event == Event.RATE_LIMITED:
         return Step(
-            row.at, what, f"from {details.get('before')} to {details.get('rate_limit')} bytes/s"
+            row.at,
+            row.event,
+            what,
+            f"from {details.get('before')} to {details.get('rate_limit')} bytes/s",
         )
-    return Step(row.at, what, str(details.get("reason", "")))
+    return Step(row.at, row.event, what, str(details.get("reason", "")))
 
 
 def _setback(row: Setback) -> Step:
     why = "the link was lost" if row.code == LINK_LOST else ERRORS[row.code].sentence.rstrip(".")
     what = f"Attempt {row.attempt} ended after {filesizeformat(row.received)}: {why} ({row.code})"
-    return Step(row.at, what, "" if row.detail == f"{why}." else row.detail)
+    return Step(row.at, row.code, what, "" if row.detail == f"{why}." else row.detail)

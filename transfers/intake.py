@@ -16,7 +16,7 @@ from django.conf import settings
 from agent.wire.display import shown
 from agent.wire.messages import CODEC_RAW, Ack, Cancel, Chunk, End, Landed, Offer, Request, Start
 
-from . import counters
+from . import counters, under_way
 from .arrival import Arrival, in_thread
 from .attempt import Attempt, Refused
 from .claim import Claim
@@ -91,7 +91,8 @@ class Intake:
 
     async def run(self) -> None:
         """Ask for the file and see it through, to one end or another. Never raises."""
-        await self._attempt.see_through(self._transfer)
+        with under_way.here(self.transfer.pk):
+            await self._attempt.see_through(self._transfer)
 
     async def _transfer(self) -> None:
         try:
@@ -202,6 +203,7 @@ class Intake:
                 counters.RECEIVED.inc(arrival.offset - before)
                 counters.WIRE.inc(wire)
                 progress.update(arrival.offset)
+                under_way.note(self.transfer.pk, arrival.offset)
             await arrival.keep_books()
             if isinstance(last, End):
                 return last

@@ -61,6 +61,7 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
     client = serializers.CharField(source="client_id", read_only=True)
     file = serializers.SerializerMethodField(help_text="Relative to the server's downloads/.")
     error = serializers.SerializerMethodField()
+    received = serializers.SerializerMethodField(help_text="Bytes by now, of all attempts.")
     rate = serializers.SerializerMethodField(
         help_text="Bytes a second: lately while it comes, on average once it has landed."
     )
@@ -107,6 +108,9 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         # Before it has landed the name is only reserved.
         return transfer.file if transfer.status == Status.COMPLETED else None
 
+    def get_received(self, transfer: Transfer) -> int:
+        return Facts(transfer, timezone.now()).received
+
     def get_rate(self, transfer: Transfer) -> int | None:
         return Facts(transfer, timezone.now()).rate
 
@@ -124,6 +128,9 @@ class StepSerializer(serializers.Serializer[Any]):
     """One thing that happened to a transfer."""
 
     at = serializers.DateTimeField()
+    event = serializers.CharField(
+        help_text="Of the audit log; or `started`, or the code that an attempt ended with."
+    )
     what = serializers.CharField(help_text="A sentence, for people.")
     detail = serializers.CharField(help_text="What was said about it, by people or by agents.")
 

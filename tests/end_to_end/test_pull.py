@@ -200,6 +200,35 @@ def test_pull_waits_through_a_restart_of_the_server(
     assert sha256(source) in pull.output
 
 
+def test_pull_says_what_happens_on_the_way_and_how_the_file_came(
+    shared_server: Server, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    source = make_file(tmp_path / "data.bin", 30 * MIB)
+    token = shared_server.manage("add_client", "dropping", "--token")
+    agent = start_agent("dropping", token, shared_server.port, file=source)
+    agent.wait_for("registered")
+    status, transfer = shared_server.call(
+        "POST", "/api/v1/transfers/", {"client": "dropping", "rate_limit": 4 * MIB}
+    )
+    assert status == 202
+    api = {"SILENTMODE_API_TOKEN": shared_server.token}
+    command = ["manage.py", "pull", "dropping", "--server", shared_server.url]
+    pull = Program(command, tmp_path / "pull.log", {**shared_server.environment, **api})
+    path = f"/api/v1/transfers/{transfer['id']}/"
+    eventually("some of it", lambda: shared_server.call("GET", path)[1]["received"])
+    agent.kill()
+    pull.wait_for("the link was lost (link_lost) – Nothing to do: it goes on by itself")
+    assert shared_server.call("PATCH", path, {"rate_limit": None})[0] == 200
+    start_agent("dropping", token, shared_server.port, file=source)
+    assert pull.process.wait(PATIENCE) == 0, pull.output
+    assert "Z  Attempt 1 ended after" in pull.output
+    assert f"from {4 * MIB} to none bytes/s" in pull.output
+    assert "Landed in the server's downloads folder: 30.0\xa0MB, in" in pull.output
+    assert "SHA-256 verified: the client read the same." in pull.output
+    assert sha256(source) in pull.output
+    assert pull.output.count("link_lost") == 1
+
+
 def test_ctrl_c_ends_pull_and_says_that_the_transfer_goes_on(
     shared_server: Server, tmp_path: Path
 ) -> None:

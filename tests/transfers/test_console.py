@@ -195,6 +195,21 @@ def test_a_client_is_shown_with_when_it_was_away(
     assert "Away for 1 d 0 h, from" in page
 
 
+def test_a_heading_sorts_by_its_column_and_then_the_other_way_round(browser: Browser) -> None:
+    for name in ("a", "b"):
+        Client.objects.create(id=name)
+    page = browser.get("/clients/?q=&label=").content.decode()
+    assert '<th scope="col" aria-sort="ascending"><a href="?sort=eman">Client</a></th>' in page
+    assert '<th scope="col"><a href="?sort=seen">Last seen</a></th>' in page
+    assert '<th scope="col">State</th>' in page
+    page = browser.get("/clients/?sort=eman&page=2").content.decode()
+    assert '<th scope="col" aria-sort="descending"><a href="?">Client</a></th>' in page
+    page = browser.get("/clients/?sort=eman").content.decode()
+    assert page.index('href="/clients/b/"') < page.index('href="/clients/a/"')
+    page = browser.get("/transfers/?q=till").content.decode()
+    assert 'aria-sort="descending"><a href="?q=till&amp;sort=old">Asked</a></th>' in page
+
+
 def test_a_list_has_pages_that_keep_what_was_asked(browser: Browser) -> None:
     Client.objects.bulk_create(Client(id=f"till-{n:03}") for n in range(120))
     page = browser.get("/clients/?q=till&sort=new").content.decode()

@@ -41,10 +41,11 @@ from agent.wire.session import Session, Violation
 from agent.wire.state import OVER, Side, Stage
 from transfers import arrival as arrival_module
 from transfers import dialogue as dialogue_module
-from transfers import storage
+from transfers import storage, under_way
 from transfers.arrival import Arrival
 from transfers.claim import Claim
 from transfers.dialogue import Outgoing, Pulse
+from transfers.facts import Facts
 from transfers.inbox import LinkLost, Withdrawn
 from transfers.intake import Intake
 from transfers.models import MAX_SOURCE_CHANGES, Client, Status, Transfer
@@ -355,6 +356,23 @@ async def test_the_row_says_what_is_coming_once_some_of_it_has_come(
     house.agent.on[Ack] = house.agent.send_on
     await house.intake.limit_rate(2048)  # which is an `ack`
     assert (await house.ended(running, row)).status == "completed"
+
+
+async def test_what_has_come_is_known_at_once_and_until_the_end(
+    house: House, verbs: list[str]
+) -> None:
+    house.agent.on[Start] = house.agent.send_three
+    house.agent.on[Ack] = silent
+    row = await house.row()
+    running = await house.start(row)
+    await house.agent.hear(Ack)
+    transfer = await house.fresh(row)
+    facts = Facts(transfer, timezone.now())
+    assert (transfer.received, facts.received, facts.percent) == (0, 3000, 3000 / len(DATA) * 100)
+    house.intake.leave(LinkLost())
+    transfer = await house.ended(running, row)
+    assert Facts(transfer, timezone.now()).received == 3000
+    assert under_way.received(row.pk) == 0
 
 
 @pytest.mark.parametrize("field", ["digest", "fingerprint_at_end"])

@@ -5,6 +5,7 @@ A page and what is pushed to it ask here alike, so that both show the same rows.
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -29,13 +30,36 @@ MOST_SEARCHED = 200
 Row = TypeVar("Row", bound=Model)
 
 
+@dataclass(frozen=True)
+class Sort:
+    """A way to order a list: what it is called, and which way the column goes that it is of."""
+
+    name: str
+    order: Sequence[Any]
+    direction: str
+    """As `aria-sort` says it."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Of a column."""
+
+    name: str
+    address: str = ""
+    """Of the list ordered by it, or the other way round where it is; empty: it is not ordered by that."""
+    direction: str = ""
+    """Where it is ordered by this column."""
+
+
 class Listing(Generic[Row]):
     """One page of a list."""
 
     states: ClassVar[Mapping[str, str]]
     """What the list can be narrowed to, and what that is called."""
-    sorts: ClassVar[Mapping[str, tuple[str, Sequence[Any]]]]
-    """What the list can be sorted by: the name of each, and its order."""
+    sorts: ClassVar[Mapping[str, Sort]]
+    """What the list can be sorted by; the first is the order that it has unasked."""
+    columns: ClassVar[Mapping[str, Sequence[str]]]
+    """Its headings, and the sorts that each goes through."""
 
     def __init__(self, user: User, asked: QueryDict) -> None:
         self.user = user
@@ -49,6 +73,17 @@ class Listing(Generic[Row]):
         self.number = (
             max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1
         )
+
+    @property
+    def headings(self) -> Iterable[Heading]:
+        """Of its columns, with what a click on each leads to."""
+        for name, sorts in self.columns.items():
+            if self.sort in sorts:
+                following = sorts[(sorts.index(self.sort) + 1) % len(sorts)]
+                direction = self.sorts[self.sort].direction
+                yield Heading(name, self.address(sort=following), direction)
+            else:
+                yield Heading(name, self.address(sort=sorts[0]) if sorts else "")
 
     def query(self) -> "QuerySet[Row]":
         """All rows of the list, in their order."""
@@ -122,9 +157,17 @@ class TransferList(Listing[Transfer]):
         "failed": "Failed",
         "ended": "Cancelled or expired",
     }
-    sorts: ClassVar[Mapping[str, tuple[str, Sequence[Any]]]] = {
-        "new": ("Newest first", ("-created_at", "-id")),
-        "old": ("Oldest first", ("created_at", "id")),
+    sorts: ClassVar[Mapping[str, Sort]] = {
+        "new": Sort("Newest first", ("-created_at", "-id"), "descending"),
+        "old": Sort("Oldest first", ("created_at", "id"), "ascending"),
+    }
+    # By what no index is of, a list of 100,000 would take its time.
+    columns: ClassVar[Mapping[str, Sequence[str]]] = {
+        "File": (),
+        "Client": (),
+        "State": (),
+        "Progress": (),
+        "Asked": ("new", "old"),
     }
 
     def __init__(self, user: User, asked: QueryDict, client: Client | None = None) -> None:
@@ -146,7 +189,7 @@ class TransferList(Listing[Transfer]):
                 transfers = transfers.filter(status__in=(Status.CANCELLED, Status.EXPIRED))
         if self.q:
             transfers = transfers.filter(_matching(self.q))
-        return transfers.order_by(*self.sorts[self.sort][1])
+        return transfers.order_by(*self.sorts[self.sort].order)
 
     @cached_property
     def facts(self) -> list[Facts]:
@@ -175,13 +218,22 @@ class ClientList(Listing[Client]):
         "pending": "Waiting to be approved",
         "revoked": "Revoked",
     }
-    sorts: ClassVar[Mapping[str, tuple[str, Sequence[Any]]]] = {
-        "name": ("Name", ("pk",)),
-        "seen": ("Last seen", (F("last_seen").desc(nulls_last=True), "pk")),
-        "unseen": ("Longest unseen", (F("last_seen").asc(nulls_last=True), "pk")),
-        "version": ("Agent version", ("agent_version", "pk")),
-        "platform": ("Platform", ("platform", "pk")),
-        "new": ("Newest", ("-created_at", "pk")),
+    sorts: ClassVar[Mapping[str, Sort]] = {
+        "name": Sort("Name", ("pk",), "ascending"),
+        "eman": Sort("Name, backwards", ("-pk",), "descending"),
+        "seen": Sort("Last seen", (F("last_seen").desc(nulls_last=True), "pk"), "descending"),
+        "unseen": Sort("Longest unseen", (F("last_seen").asc(nulls_last=True), "pk"), "ascending"),
+        "platform": Sort("Platform", ("platform", "pk"), "ascending"),
+        "version": Sort("Agent version", ("agent_version", "pk"), "other"),
+        "new": Sort("Newest", ("-created_at", "pk"), "descending"),
+    }
+    columns: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Client": ("name", "eman"),
+        "State": (),
+        "Sending now": (),
+        "Last seen": ("seen", "unseen"),
+        "Machine": ("platform", "version"),
+        "Labels": (),
     }
 
     def __init__(self, user: User, asked: QueryDict) -> None:
@@ -214,7 +266,7 @@ class ClientList(Listing[Client]):
             clients = clients.filter(labels=self.label)
         if self.q:
             clients = clients.filter(Q(pk__icontains=self.q) | Q(hostname__icontains=self.q))
-        return clients.order_by(*self.sorts[self.sort][1])
+        return clients.order_by(*self.sorts[self.sort].order)
 
     @cached_property
     def labels(self) -> list[str]:

@@ -1,91 +1,26 @@
 """`manage.py pull <client_id> [path]`: asks the server over its API, and waits until it has landed."""
 
 import contextlib
-import http.client
-import json
 import os
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
 from agent.wire.display import shown
-from agent.wire.errors import ERRORS
-from agent.wire.hosts import is_loopback
-from transfers.models import FINAL, PENDING
-from transfers.redirects import NoRedirect
+from transfers.facts import ADVICE
+from transfers.history import STARTED
+from transfers.management.api import Api, Unreachable, check_server
+from transfers.models import FINAL, PENDING, Event
+from transfers.units import percent, rate, size, span
 
 POLL_SECONDS = 0.5
-
-
-class Unreachable(Exception):
-    """The server does not answer, now."""
-
-
-class Api:
-    """The server's API, as much of it as this command needs."""
-
-    def __init__(self, server: str, token: str) -> None:
-        self.server = server.rstrip("/")
-        self.token = token
-        handlers: list[Any] = [NoRedirect]
-        if is_loopback(urlsplit(server).hostname or ""):
-            handlers.append(urllib.request.ProxyHandler({}))  # a proxy is another machine
-        self._opener = urllib.request.build_opener(*handlers)
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON answer. Raises CommandError with the server's own sentence, and Unreachable."""
-        request = urllib.request.Request(
-            self.server + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Token {self.token}", "Content-Type": "application/json"},
-        )
-        try:
-            with self._opener.open(request, timeout=30) as answer:
-                result: dict[str, Any] = json.load(answer)
-                return result
-        except urllib.error.HTTPError as error:
-            if error.code in (502, 503, 504):  # a proxy whose server is not there
-                raise Unreachable(f"{self.server}: HTTP {error.code}") from None
-            raise CommandError(f"{self.server}: {_sentence(error)}") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self.server} does not answer as it should: {error}") from None
-
-
-def _sentence(error: urllib.error.HTTPError) -> str:
-    if 300 <= error.code < 400:
-        return (
-            f"HTTP {error.code}, a redirect, is not followed with the token. Give --server the place "
-            "itself; is it https://?"
-        )
-    try:
-        answer = json.load(error)
-        return f"{answer['detail']} ({answer['code']})"
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
-
-
-def _check(server: str, *, allow_insecure: bool) -> None:
-    """Whether the token may go there. Raises CommandError."""
-    try:
-        parts = urlsplit(server)
-    except ValueError as error:
-        raise CommandError(f"--server {server}: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CommandError(f"--server {server}: it looks like https://files.example.com")
-    if parts.scheme == "http" and not (allow_insecure or is_loopback(parts.hostname)):
-        raise CommandError(
-            f"--server {server}: without TLS, the API token could be read on the way. Use https://, or "
-            "--allow-insecure if the way itself is safe."
-        )
 
 
 @contextlib.contextmanager
@@ -149,7 +84,7 @@ class Command(BaseCommand):
             raise CommandError(
                 "Set SILENTMODE_API_TOKEN to a token from `manage.py add_api_token <username>`."
             )
-        _check(server, allow_insecure=allow_insecure)
+        check_server(server, allow_insecure=allow_insecure)
         api = Api(server, token)
         body = {} if path is None else {"path": path}
         transfer: dict[str, Any] | None = None
@@ -167,28 +102,79 @@ class Command(BaseCommand):
         self._tell(transfer)
 
     def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
-        """Show the transfer's progress until it has ended, also over restarts of the server."""
+        """Show how the transfer comes along until it has ended, also over restarts of the server."""
         path = f"/api/v1/transfers/{transfer['id']}/"
+        told = Told(api, f"{path}history/")
         with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
             while True:
                 bar.total = transfer["size"]
                 bar.n = transfer["received"]
                 bar.set_description_str(_label(transfer))
-                if transfer["status"] in FINAL:
-                    return transfer
-                time.sleep(POLL_SECONDS)  # the API has no event to wait for yet
                 try:
+                    for line in told.news(transfer):
+                        tqdm.write(line, file=sys.stderr)
+                    if transfer["status"] in FINAL:
+                        return transfer
+                    time.sleep(POLL_SECONDS)  # the API has no event to wait for yet
                     transfer = api.call("GET", path)
                 except Unreachable:
                     bar.set_description_str(f"{api.server} does not answer; still trying")
+                    time.sleep(POLL_SECONDS)
 
     def _tell(self, transfer: dict[str, Any]) -> None:
         if error := transfer["error"]:
-            advice = " Trying again can help." if ERRORS[error["code"]].retryable else ""
             sentence = f"{transfer['status']}: {shown(error['detail'])} ({error['code']})"
-            raise CommandError(sentence + advice)
-        self.stderr.write("Landed in the server's downloads folder:")
+            raise CommandError(f"{sentence} {ADVICE[error['code']]}")
+        self.stderr.write(_summary(transfer))
         self.stdout.write(f"{transfer['sha256']}  {transfer['file']}")
+
+
+class Told:
+    """What has been said of all that happened to a transfer: setbacks, and what people did to it."""
+
+    UNSAID = (Event.REQUESTED, Event.LANDED, Event.FAILED, Event.EXPIRED, Event.FETCHED, STARTED)
+    """The command itself says these, or nobody waits to hear them."""
+
+    def __init__(self, api: Api, path: str) -> None:
+        self._api = api
+        self._path = path
+        self._state: tuple[Any, ...] | None = None
+        self._seen: set[tuple[str, str]] = set()
+
+    def news(self, transfer: dict[str, Any]) -> Iterator[str]:
+        """Lines of what is new, if anything may be. Raises Unreachable."""
+        state = tuple(transfer[name] for name in ("status", "attempts", "rate_limit"))
+        if state == self._state:
+            return
+        for step in self._api.call("GET", self._path):
+            key = step["at"], step["what"]
+            if step["event"] not in self.UNSAID and key not in self._seen:
+                self._seen.add(key)
+                yield _line(step)
+        self._state = state
+
+
+def _line(step: dict[str, Any]) -> str:
+    words = [shown(step["what"]), shown(step["detail"])]
+    if step["event"] not in Event.values:  # an attempt that has ended, by the code of its error
+        words.append(ADVICE.get(step["event"], ""))
+    return f"{step['at'][:19]}Z  {' – '.join(filter(None, words))}"
+
+
+def _summary(transfer: dict[str, Any]) -> str:
+    """How it came, once it has landed."""
+    facts = [f"Landed in the server's downloads folder: {size(transfer['size'])}"]
+    if transfer["started_at"] and transfer["finished_at"]:
+        begun, ended = map(
+            datetime.fromisoformat, (transfer["started_at"], transfer["finished_at"])
+        )
+        facts.append(f"in {span((ended - begun).total_seconds())} ({rate(transfer['rate'])})")
+    if 0 < transfer["wire_bytes"] < transfer["size"]:
+        saved = 100 * (1 - transfer["wire_bytes"] / transfer["size"])
+        facts.append(f"with {size(transfer['wire_bytes'])} over the wire, {percent(saved)} less")
+    same = transfer["sha256"] == transfer["source_sha256"]
+    verified = "SHA-256 verified: the client read the same." if same else ""
+    return f"{', '.join(facts)}. {verified}".rstrip()
 
 
 def _left(api: Api, client_id: str, transfer: dict[str, Any] | None) -> str:
@@ -205,8 +191,15 @@ def _left(api: Api, client_id: str, transfer: dict[str, Any] | None) -> str:
 
 
 def _label(transfer: dict[str, Any]) -> str:
-    if transfer["status"] in PENDING and (error := transfer["error"]):
-        return f"{transfer['status']} until {transfer['next_attempt_at']}: {shown(error['detail'])}"
-    if transfer["status"] in PENDING:
-        return f"{transfer['status']}, waiting for {transfer['client']}"
-    return f"{transfer['status']} {shown(transfer['name'])}".strip()
+    """What the transfer is at, as the console says it."""
+    status, error = transfer["status"], transfer["error"]
+    if status in PENDING:
+        why = f" ({shown(error['detail'])})" if error else ""
+        at = f" at {transfer['next_attempt_at'][:19]}Z" if transfer["next_attempt_at"] else ""
+        return f"{status}, waits for {transfer['waits_for']}{at}{why}"
+    words = [f"{status} {shown(transfer['name'])}".strip()]
+    if transfer["rate_limit"] is not None:
+        words.append(f"at most {rate(transfer['rate_limit'])}")
+    if transfer["rate"] == 0:
+        words.append("nothing comes just now")
+    return ", ".join(words)
