@@ -11,7 +11,7 @@ ROUNDS ?= 5
 OUT ?= var/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos bench system-deps format lint types check-migrations tests requirements clean
+.PHONY: help demo run test chaos bench screenshots system-deps format lint types check-migrations tests requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +53,9 @@ chaos: $(VENV)/.dev  ## faults at random moments of real transfers (RUNS=… SEE
 bench: $(VENV)/.dev  ## speed and cost, in turn with cp, scp and rsync (CASES=a,b ROUNDS=… QUICK=1 OUT=…)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --output $(OUT) \
 		$(if $(CASES),--cases $(CASES)) $(if $(QUICK),--quick)
+
+screenshots: $(VENV)/.dev  ## pictures of the console for the README (ALL=folder: of every page, light and dark, wide and phone)
+	@$(BIN)/python -m tests.screenshots $(if $(ALL),--all $(ALL))
 
 system-deps:  ## what some tests and benchmarks use and skip without, from Debian
 	apt-get update --quiet

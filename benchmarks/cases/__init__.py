@@ -6,7 +6,7 @@ from types import MappingProxyType
 from benchmarks.figures import Findings
 from benchmarks.scene import Scene
 
-from . import agents, idle, memory, one, rate, small, uplink
+from . import agents, console, idle, memory, one, rate, small, uplink
 
 Case = Callable[[Scene], Findings]
 
@@ -19,5 +19,6 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "idle": idle.measure,
         "uplink": uplink.measure,
         "rate": rate.measure,
+        "console": console.measure,
     }
 )

@@ -20,6 +20,7 @@ from tests.transfers.test_intake import DATA, Agent, House, house
 from transfers import limits, recovery, storage
 from transfers.limits import Limits, Spare, spare_of_this_process
 from transfers.models import Client, Source, Transfer, request_file
+from transfers.models.row import foreseen
 from transfers.turns import of_this_process
 
 __all__ = ["connection", "house"]  # the fixtures
@@ -217,7 +218,7 @@ async def test_room_is_not_promised_twice(
 
 
 @pytest.mark.parametrize(
-    ("hours", "received", "foreseen"),
+    ("hours", "received", "expected"),
     [
         (0, 0, 8 * MIB),  # what it has credit for
         (1, 100 * MIB, 400 * MIB),  # a burst is no rate
@@ -227,13 +228,10 @@ async def test_room_is_not_promised_twice(
     ],
 )
 def test_a_promise_counts_for_what_a_day_will_bring_of_it(
-    client1: Client, hours: int, received: int, foreseen: int
+    hours: int, received: int, expected: int
 ) -> None:
     now = timezone.now()
-    promise = Transfer(
-        client=client1, size=1024 * MIB, received=received, started_at=now - timedelta(hours=hours)
-    )
-    assert promise.foreseen(now) == foreseen
+    assert foreseen(now - timedelta(hours=hours), 1024 * MIB, received, now) == expected
 
 
 async def test_what_began_last_gives_way_while_what_began_first_still_has_room(

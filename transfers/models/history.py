@@ -79,6 +79,16 @@ class Progress:
         return int((received - before) / max(point[0] - since, 0.001))
 
 
+def keep_course(transfer: "Transfer", points: Sequence[Point]) -> None:
+    """In one query: each transfer under way keeps its own every two seconds."""
+    Course.objects.bulk_create(
+        [Course(transfer=transfer, points=points)],
+        update_conflicts=True,
+        unique_fields=["transfer"],
+        update_fields=["points"],
+    )
+
+
 def earlier_points(transfer: "Transfer") -> list[Point]:
     """What attempts before this one have recorded."""
     course = Course.objects.filter(pk=transfer.pk).first()

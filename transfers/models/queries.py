@@ -9,6 +9,7 @@ from django.db.models import Count, F, Min, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from .row import foreseen
 from .status import ACTIVE, LIVE, PENDING, Status, StatusConflict
 
 if TYPE_CHECKING:
@@ -79,8 +80,13 @@ class TransferQuerySet(QuerySet["Transfer"]):
     def foreseen_before(self, transfer: "Transfer") -> int:
         """What all that began before this one will bring, as far as it can be foreseen, in bytes."""
         now = timezone.now()
-        begun = self.begun_before(transfer).only("started_at", "size", "received")
-        return sum(each.foreseen(now) for each in begun)
+        begun = self.begun_before(transfer).order_by()  # no objects: all look at all, now and then
+        rows = begun.values_list("started_at", "size", "received")
+        return sum(
+            foreseen(started_at, size, received, now)
+            for started_at, size, received in rows.iterator()
+            if started_at is not None and size is not None  # as all that receive have them
+        )
 
     def landed_before(self, when: datetime) -> "TransferQuerySet":
         """Landed files of that age which are still there, and which nobody holds."""

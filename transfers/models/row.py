@@ -31,6 +31,15 @@ def path_key(path: str | None) -> str:
     return "" if path is None else hashlib.sha256(path.encode()).hexdigest()
 
 
+def foreseen(begun: datetime, size: int, received: int, now: datetime) -> int:
+    """What a transfer will bring in a day by the rate it has shown, in bytes, and not more than it promised.
+
+    What it has credit for may come at once.
+    """
+    by_rate = int(received * (FORESEEN / max(now - begun, RATED_OVER)))
+    return min(size - received, max(by_rate, settings.WINDOW))
+
+
 @dataclass(frozen=True)
 class Source:
     """What the agent has opened, and when it said so."""
@@ -130,15 +139,6 @@ class TransferRow(models.Model):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
-
-    def foreseen(self, now: datetime) -> int:
-        """What it will bring in a day by the rate it has shown, in bytes, and not more than it promised.
-
-        What it has credit for may come at once.
-        """
-        begun, promised = self.started_at or now, (self.size or 0) - self.received
-        by_rate = int(self.received * (FORESEEN / max(now - begun, RATED_OVER)))
-        return min(promised, max(by_rate, settings.WINDOW))
 
     @property
     def is_being_written(self) -> bool:

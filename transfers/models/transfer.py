@@ -13,7 +13,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F
 from django.utils import timezone
 
 from agent.wire.display import shown
@@ -23,7 +22,7 @@ from transfers import counters, dispatch, storage
 from . import usage
 from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
-from .history import LINK_LOST, MOST_SETBACKS, Course, Progress, Setback, earlier_points
+from .history import LINK_LOST, MOST_SETBACKS, Progress, Setback, earlier_points, keep_course
 from .queries import TransferQuerySet
 from .row import Source, TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
@@ -178,21 +177,22 @@ class Transfer(TransferRow):
         transaction, so that none counts twice or not at all.
         """
         # Verifying, too: what a full disk at the landing leaves is on record before the failure is.
-        arriving = (Status.RECEIVING, Status.VERIFYING)
-        row = Transfer.objects.filter(pk=self.pk, epoch=epoch, status__in=arriving)
+        arriving = self.status in (Status.RECEIVING, Status.VERIFYING)
+        expected = {"id": self.pk, "epoch": epoch, "status": self.status}
         now = timezone.now()
         with one_transaction():
             progress = self._come_along()
             rate = progress.add(now, received)
-            held = row.update(
-                received=received,
-                checkpoint=checkpoint,
-                wire_bytes=F("wire_bytes") + wire,
-                rate=rate,
-                rated_at=now,
-            )
+            values = {
+                "received": received,
+                "checkpoint": checkpoint,
+                "wire_bytes": Plus(wire),
+                "rate": rate,
+                "rated_at": now,
+            }
+            held = arriving and compare_and_set(Transfer, expected, values)
             if held:
-                Course.objects.update_or_create(pk=self.pk, defaults={"points": progress.points})
+                keep_course(self, progress.points)
             if held and written:
                 usage.count(self.client_id, written)
         if not held:
