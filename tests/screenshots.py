@@ -35,7 +35,7 @@ from transfers.models import Client, Presence
 now = timezone.now()
 Client.objects.update(created_at=now - timedelta(days=40))
 for client in Client.objects.all():
-    for day in range(1, 9):
+    for day in range(2 if client.pk == "{AWAY}" else 1, 9):
         begun = now - timedelta(days=day, hours=len(client.pk) % 5)
         ended = begun + timedelta(hours=24 if day % 3 else 21, minutes=-20)
         Presence.objects.create(client=client, begun=begun, ended=ended)

@@ -22,12 +22,12 @@ def span(seconds: float | None) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     left = ceil(seconds)
-    parts: list[str] = []
+    parts: list[tuple[int, str]] = []
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count)
 
 
 def percent(value: float | None) -> str:

@@ -3,6 +3,7 @@
 
 (() => {
   const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+  const short = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   const near = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
   const units = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
@@ -15,7 +16,7 @@
 
   function tell(time) {
     const when = new Date(time.dateTime);
-    const text = relative(when);
+    const text = "clock" in time.dataset ? short.format(when) : relative(when);
     if (time.textContent !== text) time.textContent = text;
     const title = exact.format(when);
     if (time.title !== title) time.title = title;
