@@ -181,7 +181,7 @@ def test_a_client_is_shown_with_when_it_was_away(
     client1: Client, browser: Browser, *, ended: bool
 ) -> None:
     now = timezone.now()
-    assert "It was never online yet" in text(browser.get("/clients/client1/"))
+    assert "Nothing is on record yet" in text(browser.get("/clients/client1/"))
     Client.objects.update(
         created_at=now - timedelta(days=7),
         online_since=now - timedelta(days=2),

@@ -1,6 +1,8 @@
 """What a stale connection, or a database that goes away, must never do to a file."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -61,9 +63,13 @@ async def test_a_late_abort_of_an_older_connection_leaves_the_landed_file(house:
     assert house.landed == [DATA]
 
 
-async def test_a_late_offer_of_an_older_connection_leaves_the_partial_file(house: House) -> None:
+@pytest.mark.parametrize("sends", [Agent.send_three, Agent.send_on], ids=["some", "all"])
+async def test_a_late_offer_of_an_older_connection_leaves_the_partial_file(
+    house: House, sends: Callable[[Agent, Start], None]
+) -> None:
     row = await house.row()
     old, task = await asked_and_silent(house, row)
+    old.on[Start] = partial(sends, old)
     house.agent.on[Start] = house.agent.send_three
     house.agent.on[Ack] = silent
     newer = await take_over(house, row)
