@@ -67,6 +67,9 @@ class WebSocket(Protocol):
     def is_clear(self) -> bool:
         """Open, being read from, and all that came before is read."""
 
+    def read_on(self) -> None:
+        """Read from it, unless it does not read itself."""
+
 
 class Heartbeats:
     """Those of one connection."""
@@ -104,8 +107,8 @@ class Heartbeats:
 
     def wake(self) -> None:
         """Read from it again as soon as something comes; does nothing where that is so."""
-        if of_this_process().remove(self) and self._socket.is_clear:
-            self._socket.transport.resumeProducing()
+        if of_this_process().remove(self):
+            self._socket.read_on()
 
     @property
     def transport(self) -> Any:

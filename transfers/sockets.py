@@ -116,6 +116,11 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
             self._paused or self.data or self.current_frame
         )
 
+    def read_on(self) -> None:
+        """Read from it, unless it does not read itself: also what comes once it is being closed."""
+        if not self._paused:
+            self.transport.resumeProducing()
+
     def sendMessage(self, *message: Any, **options: Any) -> None:
         if self._heartbeats is not None:
             self._heartbeats.wake()  # whatever is said to it, it may have an answer

@@ -69,7 +69,7 @@ class Scene:
     def __init__(self, wire: Wire, theirs: socket.socket) -> None:
         self.wire, self.theirs, self.clock = wire, theirs, Clock()
         self.is_idle, self.wants = True, True
-        self.is_clear = True
+        self.is_clear, self.is_paused = True, False
         self.beats = 0
         self.heartbeats = Heartbeats(self, self)
 
@@ -82,6 +82,10 @@ class Scene:
     @property
     def factory(self) -> Any:
         return SimpleNamespace(reactor=self.clock)
+
+    def read_on(self) -> None:
+        if not self.is_paused:
+            self.wire.startReading()
 
     # The agent, as the application knows it
 
@@ -193,9 +197,16 @@ def test_a_heartbeat_in_the_middle_of_a_transfer_leaves_it_awake(asleep: Scene) 
 
 def test_who_does_not_read_is_not_read_from(asleep: Scene) -> None:
     """The connection regulates itself; to read again is its own affair then."""
-    asleep.is_clear = False
+    asleep.is_clear, asleep.is_paused = False, True
     asleep.says(HEARTBEAT)
     assert (asleep.wire.is_read, asleep.left()) == (False, HEARTBEAT)
+
+
+def test_what_it_says_to_a_close_is_read(asleep: Scene) -> None:
+    """Not open any more, and not paused."""
+    asleep.is_clear = False
+    asleep.says(b"\x88\x80mask")
+    assert (asleep.wire.is_read, asleep.left()) == (True, b"\x88\x80mask")
 
 
 def abort(theirs: socket.socket) -> None:

@@ -122,6 +122,16 @@ def test_a_heartbeat_does_not_overtake_what_its_peer_said_before(
     assert (len(came), web_socket.transport.written) == (4, [ANSWER])
 
 
+def test_an_idle_one_that_is_closed_reads_the_answer_to_that(web_socket: GuardedWebSocket) -> None:
+    web_socket.transport.reading = False
+    web_socket.state = web_socket.STATE_CLOSING
+    web_socket.read_on()
+    assert web_socket.transport.reading
+    web_socket.pauseProducing()
+    web_socket.read_on()
+    assert not web_socket.transport.reading
+
+
 # The handshake -----------------------------------------------------------------------------------
 
 
