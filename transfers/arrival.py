@@ -184,7 +184,8 @@ class Arrival:
         """Make room after a failure: remove the file, or keep of it what is on disk for certain."""
         await self._settle()
         await in_thread(self._partial.rewind if keep else self._partial.discard)
-        if self._partial.checkpointed > self.checkpointed:
+        # Of what is removed there is nothing to say, and the row may be somebody else's by now.
+        if keep and self._partial.checkpointed > self.checkpointed:
             await self._tell()
 
     async def close(self) -> None:

@@ -82,6 +82,22 @@ async def test_a_late_offer_of_an_older_connection_leaves_the_partial_file(
     assert house.partial(row) == DATA[:3000]
 
 
+async def test_a_link_that_is_lost_after_the_end_of_its_transfer_fails_nothing_inside(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.agent.on[Start] = house.agent.send_three
+    house.agent.on[Ack] = silent
+    row = await house.row()
+    task = await house.start(row)
+    await house.agent.hear(Ack)
+    await house.cancel(row)
+    house.intake.leave(LinkLost())
+    await ended(task)
+    assert (await house.fresh(row)).status == "cancelled"
+    assert house.partial(row) is None
+    assert "failed inside" not in caplog.text
+
+
 async def test_an_older_connection_that_waits_in_vain_leaves_what_has_landed(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
