@@ -26,9 +26,8 @@ from .together import MOST, Together
 CALL_SECONDS = 5.0
 """Between two calls: a lease is renewed, and a silent agent given up, so late at the most."""
 
-LOOK_SECONDS = 4.0 * HEARTBEAT
-"""Between two looks for rings that were lost, and that no process has made up for within seconds either (see
-`lifecycle`): a third of what idle agents cost beside their heartbeats, were it made twice as often."""
+LOOK_SECONDS = 2.0 * HEARTBEAT
+"""Between two looks for rings that were lost: by Redis, as those of a process do not get lost in it."""
 
 log = logging.getLogger(__name__)
 
