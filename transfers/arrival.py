@@ -68,13 +68,13 @@ class Arrival:
 
         `check` raises why nothing may be touched, `give_up` says whether to wait for its holder no longer.
         """
-        partial = self._partial = PartialFile(path)
+        self._partial = PartialFile(path)
         self._record = record
         self._check = check
         self._give_up = give_up
         self._clock = clock
         self._checkpoint_at = self._progress_at = clock()
-        self.begin = self.checkpointed = partial.offset
+        self.begin = self.checkpointed = 0
         """Where this attempt began, and what is on disk for certain and on record as such."""
         self._sync: asyncio.Future[int] | None = None
         """A sync that is under way, or was when it was looked at last."""
@@ -90,6 +90,11 @@ class Arrival:
         self._partial = await self._in_the_end(partial(_resume, self._partial.path, checkpoint))
         self.begin = self.checkpointed = self._partial.offset
 
+    async def begin_anew(self) -> None:
+        """Begin a new file before its first bytes, and so remove what is there; nothing where it is begun."""
+        if not self._partial.is_there:
+            await self._in_the_end(self._partial.replace)
+
     async def _in_the_end(self, function: Callable[[], R]) -> R:
         """Call what takes the file, as soon as nobody else holds it. Raises PartialBusy."""
         until = self._clock() + BUSY_SECONDS
@@ -102,14 +107,6 @@ class Arrival:
                     raise
                 # The holder may be another process: there is no event to wait for.
                 await asyncio.sleep(BUSY_POLL_SECONDS)
-
-    async def _replacing(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call what makes a new file, in place of one that is there, as soon as nobody holds that."""
-        try:
-            return await in_thread(function, *args, **kwargs)
-        except PartialBusy:
-            await self._in_the_end(self._partial.replace)
-            return await in_thread(function, *args, **kwargs)
 
     @property
     def offset(self) -> int:
@@ -124,7 +121,11 @@ class Arrival:
         await in_thread(self._partial.rehash)
 
     async def write(self, buffers: Sequence[Buffer]) -> None:
-        await self._replacing(self._partial.write, buffers)
+        try:
+            await in_thread(self._partial.write, buffers)
+        except PartialBusy:  # there is a file already, and nothing was written
+            await self.begin_anew()
+            await in_thread(self._partial.write, buffers)
         self.uncounted += sum(map(len, buffers))
 
     def checkpoint_in(self) -> float | None:
@@ -178,7 +179,7 @@ class Arrival:
 
     async def land(self, final: Path) -> None:
         await self._synced()
-        await self._replacing(self._partial.land, final)
+        await in_thread(self._partial.land, final)
 
     async def give_back(self, *, keep: bool) -> None:
         """Make room after a failure: remove the file, or keep of it what is on disk for certain."""

@@ -104,9 +104,9 @@ class Intake:
 
     async def _see_through(self) -> None:
         offer = await self._ask()
-        arrival = self._attempt.arrival = await self._open(offer)
+        arrival = await self._open(offer)
         begin = arrival.begin
-        await self._may_begin(offer.size - begin)
+        await self._may_begin(arrival, offer.size - begin)
         log.info(
             "Start receiving %s from %s (%d bytes%s)",
             shown(offer.name),
@@ -122,9 +122,10 @@ class Intake:
         self._attempt.all_sent = True
         await self._land(arrival, offer, end)
 
-    async def _may_begin(self, rest: int) -> None:
+    async def _may_begin(self, arrival: Arrival, rest: int) -> None:
         if not self._limits.spares(rest):
             await self._offered()
+            await arrival.begin_anew()  # what is there may fill the disk, and is of no use
             await self._limits.may_begin(rest)
 
     async def _start(self, begin: int, length: int) -> None:
@@ -158,7 +159,7 @@ class Intake:
         if transfer.checkpoint and not same and transfer.source_changes >= MAX_SOURCE_CHANGES:
             detail = "The file changed between attempts, again and again."
             raise Refused("source_changed", detail, keep=False)
-        arrival = Arrival(
+        arrival = self._attempt.arrival = Arrival(
             transfer.partial_path,
             self._record,
             # Before the file of whoever holds it is touched, however long that was waited for.
@@ -170,10 +171,9 @@ class Intake:
         if transfer.checkpoint and same:
             await arrival.resume(transfer.checkpoint)
             await self._offered(arrival.begin)
-        elif (
-            transfer.checkpoint
-        ):  # what is there is of no use: the row says so before it is touched
-            await self._offered()
+        elif transfer.checkpoint:
+            await self._offered()  # the row says that what is there is of no use, before it goes
+            await arrival.begin_anew()
         return arrival
 
     async def _offered(self, begin: int = 0) -> None:
@@ -255,6 +255,7 @@ class Intake:
         if refusal := self._refusal(arrival, offer, end):
             await self._offered()
             raise refusal
+        await arrival.begin_anew()  # an empty file, which nobody would hold while it is verified
         wire, (source, self._source) = self._attempt.uncounted_wire, (self._source, None)
         final = await self._claim.do(Transfer.verified, sha256=end.sha256, wire=wire, source=source)
         self._attempt.uncounted_wire -= wire

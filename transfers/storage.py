@@ -87,8 +87,8 @@ def sync_directory(path: Path) -> None:
 class PartialFile:
     """A file that is arriving. `offset` is where the next byte goes; close it in the end.
 
-    A new one is there from its first bytes on, or from `replace` or `land`: a small file comes with them,
-    and is opened, written and hashed in one go.
+    A new one is there from its first bytes on, or from `replace`: a small file comes with them, and is
+    opened, written and hashed in one go.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -97,7 +97,8 @@ class PartialFile:
         self.checkpointed = offset
         self._descriptor = -1
         self._digest = SourceDigest()
-        self._is_there = False
+        self.is_there = False
+        """Whether it was begun, or resumed: before that, what has its name is not ours."""
         self._is_new = False
         """Whether a power loss may take its name."""
         self._renamed = False
@@ -136,7 +137,7 @@ class PartialFile:
         self._hold(descriptor)
 
     def _hold(self, descriptor: int) -> None:
-        self._descriptor, self._is_there = descriptor, True
+        self._descriptor = descriptor
         try:
             size = _lock(descriptor, self.path)
             if size < self.offset:
@@ -146,6 +147,7 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
+        self.is_there = True
 
     @property
     def hashed(self) -> bool:
@@ -169,7 +171,7 @@ class PartialFile:
         Raises StorageError; PartialBusy, with nothing done, where a new file finds that there is one.
         """
         with _disk_errors():
-            if not self._is_there:
+            if not self.is_there:
                 self._begin()
             for first in range(0, len(buffers), IOV_MAX):
                 self._write_all(list(buffers[first : first + IOV_MAX]))
@@ -210,7 +212,7 @@ class PartialFile:
         not follow: only `close` or `discard` may come after it. A file whose landing failed after the
         rename is given up whole: it must not stay in the downloads.
         """
-        if not self._is_there:
+        if not self.is_there:
             return
         if self._renamed:
             self.discard()
@@ -229,13 +231,11 @@ class PartialFile:
         return self._digest.hexdigest(self.offset)
 
     def land(self, final: Path) -> None:
-        """Sync, rename to `final`, sync the directory: durable when it returns.
+        """Sync, rename to `final`, sync the directory: durable when it returns. Raises StorageError.
 
-        The caller has reserved the name: nobody else lands under it. Raises as `write` does.
+        The caller has reserved the name: nobody else lands under it.
         """
         with _disk_errors():
-            if not self._is_there:  # an empty file
-                self._begin()
             with self._for_the_last_time_if_it_fails():
                 os.fsync(self._descriptor)
             if self.checkpointed:  # else a small file, which may well be read at once
@@ -246,7 +246,7 @@ class PartialFile:
 
     def discard(self) -> None:
         """Close, and remove the file. Raises StorageError, closed all the same."""
-        if not self._is_there:
+        if not self.is_there:
             return
         try:
             with _disk_errors(), contextlib.suppress(FileNotFoundError):

@@ -138,6 +138,7 @@ async def test_a_new_one_is_there_from_its_first_bytes_on(arrival: Arrival, path
 async def test_an_empty_one_is_there_when_it_lands(
     arrival: Arrival, path: Path, data_dir: Path
 ) -> None:
+    await arrival.begin_anew()
     await arrival.land(data_dir / "downloads" / "empty")
     assert (data_dir / "downloads" / "empty").read_bytes() == b""
     assert not path.exists()

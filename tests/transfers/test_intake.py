@@ -48,7 +48,7 @@ from transfers.dialogue import Outgoing, Pulse
 from transfers.facts import Facts
 from transfers.inbox import LinkLost, Withdrawn
 from transfers.intake import Intake
-from transfers.models import MAX_SOURCE_CHANGES, Client, Status, Transfer
+from transfers.models import MAX_SOURCE_CHANGES, Client, Status, StatusConflict, Transfer
 from transfers.models.usage import written_today
 from transfers.turns import of_this_process
 
@@ -428,6 +428,52 @@ async def test_a_source_that_is_another_by_now_begins_from_the_start(house: Hous
     house.left_behind(row, b"old!")
     transfer = await house.run(row)
     assert (transfer.status, transfer.source_changes, house.landed) == ("completed", 1, [DATA])
+
+
+@pytest.mark.parametrize("checkpoint", [4, 0], ids=["of another source", "before a checkpoint"])
+async def test_what_is_of_no_use_makes_room_before_room_is_looked_for(
+    house: House, monkeypatch: pytest.MonkeyPatch, settings: Settings, checkpoint: int
+) -> None:
+    """On a disk that it fills itself, no retry would ever begin."""
+    settings.MIN_FREE_SPACE = 0
+    row = await house.row("interrupted", checkpoint=checkpoint, fingerprint="0", size=len(DATA))
+    house.left_behind(row, b"old!")
+    monkeypatch.setattr(
+        storage, "free_space", lambda directory: 0 if house.partial(row) else 100 * len(DATA)
+    )
+    transfer = await house.run(row)
+    assert (transfer.status, house.landed) == ("completed", [DATA])
+
+
+async def test_a_file_that_was_resumed_in_vain_is_let_go(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await house.row("interrupted", checkpoint=5000, fingerprint="1", size=len(DATA))
+    house.left_behind(row, DATA[:5000])
+
+    def offered(transfer: Transfer, *args: Any) -> None:
+        raise StatusConflict(transfer.pk, "cancelled", "receiving")
+
+    monkeypatch.setattr(Transfer, "offered", offered)
+    await house.run(row)
+    assert not storage.is_busy(row.partial_path)
+
+
+async def test_an_empty_file_is_held_from_before_it_is_verified(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a sweep may set its row back just then, and its name in the downloads be nobody's."""
+    house.agent = Agent(b"")
+    held: list[bool] = []
+    verified = Transfer.verified
+
+    def spy(transfer: Transfer, *args: Any, **kwargs: Any) -> Path:
+        held.append(transfer.is_being_written)
+        return verified(transfer, *args, **kwargs)
+
+    monkeypatch.setattr(Transfer, "verified", spy)
+    assert (await house.run(await house.row())).status == "completed"
+    assert (held, house.landed) == ([True], [b""])
 
 
 async def test_more_bytes_are_never_on_their_way_than_one_window(

@@ -501,6 +501,25 @@ def test_a_failed_creation_leaves_no_lock(path: Path, monkeypatch: pytest.Monkey
     create(path).close()
 
 
+def test_who_did_not_get_the_lock_removes_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock, somebody else may have put another file in its place."""
+
+    def taken(descriptor: int, how: int) -> None:
+        raise BlockingIOError
+
+    late = PartialFile(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", taken)
+        with pytest.raises(PartialBusy):
+            late.write([b"late"])
+    path.write_bytes(b"somebody's")
+    late.rewind()
+    late.discard()
+    assert path.read_bytes() == b"somebody's"
+
+
 def test_an_error_without_a_number_is_told_too() -> None:
     assert str(StorageError(OSError("odd"))) == "odd (?)"
 
