@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.template.defaultfilters import filesizeformat
-
 from agent.wire.errors import ERRORS
 from transfers.models import LINK_LOST, AuditRecord, Event, Setback, Transfer
+from transfers.units import size
 
 DEEDS: Mapping[str, str] = {
     Event.REQUESTED: "Asked for by {actor}",
@@ -69,5 +68,5 @@ def _deed(row: AuditRecord) -> Step:
 
 def _setback(row: Setback) -> Step:
     why = "the link was lost" if row.code == LINK_LOST else ERRORS[row.code].sentence.rstrip(".")
-    what = f"Attempt {row.attempt} ended after {filesizeformat(row.received)}: {why} ({row.code})"
+    what = f"Attempt {row.attempt} ended after {size(row.received)}: {why} ({row.code})"
     return Step(row.at, row.code, what, "" if row.detail == f"{why}." else row.detail)

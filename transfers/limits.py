@@ -73,7 +73,10 @@ class Limits:
         return True
 
     async def may_begin(self, rest: int) -> None:
-        """Whether there is, by a look; the row says what is about to come. Raises Refused."""
+        """Whether there is room for them, by a look. Raises Refused.
+
+        The row has to say what is about to come.
+        """
         await self._check(rest, rest, begins=True)
 
     async def may_go_on(self, rest: int) -> None:

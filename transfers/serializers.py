@@ -109,19 +109,23 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         return transfer.file if transfer.status == Status.COMPLETED else None
 
     def get_received(self, transfer: Transfer) -> int:
-        return Facts(transfer, timezone.now()).received
+        return _facts(transfer).received
 
     def get_rate(self, transfer: Transfer) -> int | None:
-        return Facts(transfer, timezone.now()).rate
+        return _facts(transfer).rate
 
     def get_waits_for(self, transfer: Transfer) -> str:
-        return Facts(transfer, timezone.now()).waits_for
+        return _facts(transfer).waits_for
 
     @extend_schema_field(ErrorSerializer(allow_null=True))
     def get_error(self, transfer: Transfer) -> dict[str, str] | None:
         if not transfer.error_code:
             return None
         return {"code": transfer.error_code, "detail": transfer.error_detail}
+
+
+def _facts(transfer: Transfer) -> Facts:
+    return Facts(transfer, timezone.now())
 
 
 class StepSerializer(serializers.Serializer[Any]):

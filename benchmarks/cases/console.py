@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.parse import urlencode
@@ -68,7 +69,7 @@ def _moving(scene: Scene, agents: int, seconds: float) -> list[Row]:
     click = Row("a click is handled after", "ms", goal=at_most(200))
     if shutil.which("chromium") is None:
         gone = "chromium is not installed; `make system-deps` does it"
-        return [_missing(pushing, gone), _missing(click, gone)]
+        return [replace(row, missing=gone) for row in (pushing, click)]
     live = agents * FILES
     server = scene.server(
         "console",
@@ -100,13 +101,9 @@ def _moving(scene: Scene, agents: int, seconds: float) -> list[Row]:
             clicks += browser.evaluate("window.clicks")
         assert _receiving(server) == live
     return [
-        Row(pushing.name, pushing.unit, tuple(shares), pushing.goal, f"beside {without:.0f} %"),
-        Row(click.name, click.unit, tuple(clicks), click.goal, f"{len(clicks)} clicks"),
+        replace(pushing, values=tuple(shares), note=f"beside {without:.0f} %"),
+        replace(click, values=tuple(clicks), note=f"{len(clicks)} clicks"),
     ]
-
-
-def _missing(row: Row, why: str) -> Row:
-    return Row(row.name, row.unit, goal=row.goal, missing=why)
 
 
 def _send(server: Server, name: str, files: list[Path], running: ExitStack) -> None:

@@ -184,14 +184,19 @@ def test_an_agent_that_is_sending_stops_soon_after_sigterm(
     shared_server.wait_status(transfer, "interrupted", "queued")
 
 
+def start_pull(server: Server, client: str, tmp_path: Path) -> Program:
+    """A `pull` of the client's file, under way."""
+    environment = {**server.environment, "SILENTMODE_API_TOKEN": server.token}
+    command = ["manage.py", "pull", client, "--server", server.url]
+    return Program(command, tmp_path / "pull.log", environment)
+
+
 def test_pull_waits_through_a_restart_of_the_server(
     server: Server, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     source = make_file(tmp_path / "data.bin", MIB)
     token = server.manage("add_client", "client1", "--token")
-    api = {"SILENTMODE_API_TOKEN": server.token}
-    command = ["manage.py", "pull", "client1", "--server", server.url]
-    pull = Program(command, tmp_path / "pull.log", {**server.environment, **api})
+    pull = start_pull(server, "client1", tmp_path)
     eventually("a request", lambda: server.call("GET", "/api/v1/transfers/")[1]["count"] == 1)
     server.program.terminate()
     server.start()
@@ -211,9 +216,7 @@ def test_pull_says_what_happens_on_the_way_and_how_the_file_came(
         "POST", "/api/v1/transfers/", {"client": "dropping", "rate_limit": 4 * MIB}
     )
     assert status == 202
-    api = {"SILENTMODE_API_TOKEN": shared_server.token}
-    command = ["manage.py", "pull", "dropping", "--server", shared_server.url]
-    pull = Program(command, tmp_path / "pull.log", {**shared_server.environment, **api})
+    pull = start_pull(shared_server, "dropping", tmp_path)
     path = f"/api/v1/transfers/{transfer['id']}/"
     eventually("some of it", lambda: shared_server.call("GET", path)[1]["received"])
     agent.kill()
@@ -233,9 +236,7 @@ def test_ctrl_c_ends_pull_and_says_that_the_transfer_goes_on(
     shared_server: Server, tmp_path: Path
 ) -> None:
     shared_server.manage("add_client", "absent", "--token")
-    api = {"SILENTMODE_API_TOKEN": shared_server.token}
-    command = ["manage.py", "pull", "absent", "--server", shared_server.url]
-    pull = Program(command, tmp_path / "pull.log", {**shared_server.environment, **api})
+    pull = start_pull(shared_server, "absent", tmp_path)
     asked = "/api/v1/transfers/?client=absent"
     eventually("a request", lambda: shared_server.call("GET", asked)[1]["count"] == 1)
     pull.process.send_signal(signal.SIGINT)

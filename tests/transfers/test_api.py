@@ -110,6 +110,16 @@ def test_many_files_are_asked_for_at_once(
     assert sorted(row.details["path"] for row in rows) == sorted(wanted)
 
 
+def test_a_batch_of_what_is_under_way_costs_the_same_however_long_it_is(
+    api: APIClient, client1: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    body = {"client": "client1", "paths": [f"/{number}" for number in range(100)]}
+    first = api.post(BATCH, body, format="json").json()
+    with django_assert_max_num_queries(30):
+        again = api.post(BATCH, body, format="json").json()
+    assert again == first
+
+
 def test_what_is_under_way_is_in_the_answer_and_not_asked_for_twice(
     api: APIClient, make: Make
 ) -> None:

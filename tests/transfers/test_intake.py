@@ -193,6 +193,15 @@ class House:
         self.intake = self.agent.attend(transfer, epoch)
         return asyncio.create_task(self.intake.run())
 
+    async def begun(self) -> "tuple[Transfer, asyncio.Task[None]]":
+        """A row of which 3,000 bytes have come; its agent sends no more by itself."""
+        self.agent.on[Start] = self.agent.send_three
+        self.agent.on[Ack] = silent
+        transfer = await self.row()
+        running = await self.start(transfer)
+        await self.agent.hear(Ack)
+        return transfer, running
+
     async def run(self, transfer: Transfer) -> Transfer:
         """To its end; the row as it is then."""
         return await self.ended(await self.start(transfer), transfer)
@@ -345,11 +354,7 @@ async def test_what_comes_whole_at_once_takes_two_steps_of_its_row(
 async def test_the_row_says_what_is_coming_once_some_of_it_has_come(
     house: House, verbs: list[str]
 ) -> None:
-    house.agent.on[Start] = house.agent.send_three
-    house.agent.on[Ack] = silent
-    row = await house.row()
-    running = await house.start(row)
-    await house.agent.hear(Ack)
+    row, running = await house.begun()
     assert verbs == ["offered"]
     transfer = await house.fresh(row)
     assert (transfer.status, transfer.name, transfer.size) == ("receiving", "till.db", len(DATA))
@@ -358,14 +363,8 @@ async def test_the_row_says_what_is_coming_once_some_of_it_has_come(
     assert (await house.ended(running, row)).status == "completed"
 
 
-async def test_what_has_come_is_known_at_once_and_until_the_end(
-    house: House, verbs: list[str]
-) -> None:
-    house.agent.on[Start] = house.agent.send_three
-    house.agent.on[Ack] = silent
-    row = await house.row()
-    running = await house.start(row)
-    await house.agent.hear(Ack)
+async def test_what_has_come_is_known_at_once_and_until_the_end(house: House) -> None:
+    row, running = await house.begun()
     transfer = await house.fresh(row)
     facts = Facts(transfer, timezone.now())
     assert (transfer.received, facts.received, facts.percent) == (0, 3000, 3000 / len(DATA) * 100)

@@ -85,11 +85,7 @@ async def test_a_late_offer_of_an_older_connection_leaves_the_partial_file(
 async def test_a_link_that_is_lost_after_the_end_of_its_transfer_fails_nothing_inside(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.agent.on[Start] = house.agent.send_three
-    house.agent.on[Ack] = silent
-    row = await house.row()
-    task = await house.start(row)
-    await house.agent.hear(Ack)
+    row, task = await house.begun()
     await house.cancel(row)
     house.intake.leave(LinkLost())
     await ended(task)

@@ -139,7 +139,7 @@ def _under_way(
     """Those of these files that are asked for already, for as long as this caller wants them, too."""
     keys = {path_key(path) for path in paths}
     same = Transfer.objects.live().filter(client=client, path_key__in=keys, duplicate=False)
-    rows = same.select_related("requested_by").order_by("pk")
+    rows = same.select_related("requested_by", "client").order_by("pk")
     known = {transfer.path: transfer for transfer in rows}
     for transfer in known.values():
         if transfer.deadline is not None:

@@ -201,13 +201,14 @@ class Client(models.Model):
 
     def _end_presence(self, now: datetime) -> "list[Presence]":
         """It comes online: what is over by that, for its history."""
-        over: list[Presence] = []
         since, until = self.online_since, self.online_until
-        if since is None or until is None or until + SHORTEST_GAP < now:
-            if since is not None and until is not None:
-                over.append(Presence(client=self, begun=since, ended=until))
+        if since is None or until is None:
             self.online_since = now
-        return over
+            return []
+        if now <= until + SHORTEST_GAP:
+            return []
+        self.online_since = now
+        return [Presence(client=self, begun=since, ended=until)]
 
     @staticmethod
     def all_seen(signs: Iterable[tuple[str, int, datetime]]) -> None:
