@@ -91,7 +91,7 @@ class Intake:
 
     async def run(self) -> None:
         """Ask for the file and see it through, to one end or another. Never raises."""
-        with under_way.here(self.transfer.pk):
+        with under_way.here(self.transfer.pk) as self._received:
             await self._attempt.see_through(self._transfer)
 
     async def _transfer(self) -> None:
@@ -203,7 +203,7 @@ class Intake:
                 counters.RECEIVED.inc(arrival.offset - before)
                 counters.WIRE.inc(wire)
                 progress.update(arrival.offset)
-                under_way.note(self.transfer.pk, arrival.offset)
+                self._received.count = arrival.offset
             await arrival.keep_books()
             if isinstance(last, End):
                 return last

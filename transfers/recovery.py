@@ -168,7 +168,7 @@ def _settle(transfer: Transfer, report: Report) -> None:
 
 def _is_beginning(transfer: Transfer) -> bool:
     """Whether a connection may be at it that has no file open yet."""
-    begun = transfer.checkpoint > 0 or transfer.partial_path.exists()
+    begun = transfer.checkpoint > 0 or transfer.received > 0  # what else is there may be a leftover
     return transfer.status == Status.REQUESTED or (
         transfer.status == Status.RECEIVING and not begun
     )

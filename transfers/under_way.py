@@ -4,23 +4,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-_received: dict[UUID, int] = {}
+_here: dict[UUID, "Received"] = {}
 
 
-def note(transfer: UUID, received: int) -> None:
-    """So many bytes have been received by now."""
-    _received[transfer] = received
+class Received:
+    """The bytes that one connection has received of a transfer."""
+
+    count = 0
 
 
 def received(transfer: UUID) -> int:
     """By now; 0 where another process is at it, or none."""
-    return _received.get(transfer, 0)
+    at_it = _here.get(transfer)
+    return at_it.count if at_it else 0
 
 
 @contextmanager
-def here(transfer: UUID) -> Iterator[None]:
-    """It is this process' until the end of this."""
+def here(transfer: UUID) -> Iterator[Received]:
+    """It is this process' until the end of this, or until a newer connection of its agent is at it."""
+    mine = _here[transfer] = Received()
     try:
-        yield
+        yield mine
     finally:
-        _received.pop(transfer, None)
+        if _here.get(transfer) is mine:
+            del _here[transfer]

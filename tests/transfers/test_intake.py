@@ -10,9 +10,11 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -372,6 +374,19 @@ async def test_what_has_come_is_known_at_once_and_until_the_end(house: House) ->
     transfer = await house.ended(running, row)
     assert Facts(transfer, timezone.now()).received == 3000
     assert under_way.received(row.pk) == 0
+
+
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_of_two_connections_that_are_at_it_the_newer_one_counts(first: str) -> None:
+    pk = uuid4()
+    ends = {"older": ExitStack(), "newer": ExitStack()}
+    older, newer = (end.enter_context(under_way.here(pk)) for end in ends.values())
+    newer.count, older.count = 2, 10
+    assert under_way.received(pk) == 2
+    ends.pop(first).close()
+    assert under_way.received(pk) == (2 if first == "older" else 0)
+    ends.popitem()[1].close()
+    assert under_way.received(pk) == 0
 
 
 @pytest.mark.parametrize("field", ["digest", "fingerprint_at_end"])

@@ -129,6 +129,22 @@ def test_what_an_agent_was_just_asked_for_is_left_alone(client1: Client, make: M
     assert status_of(transfer) == "requested"
 
 
+def test_what_an_agent_is_about_to_send_is_left_alone(client1: Client, make: Make) -> None:
+    """Whatever an earlier attempt has left: it gives way to the first bytes."""
+    come_online(client1)
+    transfer = make("receiving")
+    leave_partial(transfer.partial_path)
+    assert sweep() == Report()
+    assert status_of(transfer) == "receiving"
+
+
+def test_what_had_begun_and_nobody_writes_waits(client1: Client, make: Make) -> None:
+    come_online(client1)
+    transfer = make("receiving", received=9)
+    assert sweep() == Report(interrupted=1)
+    assert status_of(transfer) == "queued"
+
+
 def test_what_an_agent_was_asked_for_before_it_left_waits(make: Make) -> None:
     transfer = make("requested")
     assert sweep() == Report(interrupted=1)
