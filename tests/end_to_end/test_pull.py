@@ -1,6 +1,7 @@
 """The main job: one request, and the file is there, whole and verified."""
 
 import contextlib
+import json
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import venv
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -346,6 +347,96 @@ def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
         pull = pull_from(f"http://127.0.0.1:{record.port}", tmp_path)
         assert pull.process.wait(PATIENCE) == 1
     assert "does not answer as it should" in pull.output
+    assert "Traceback" not in pull.output
+
+
+class Older(BaseHTTPRequestHandler):
+    """A server without what has come to the API since, which writes what a terminal would act on."""
+
+    landed: ClassVar[dict[str, Any]] = {
+        "id": "it",
+        "status": "completed",
+        "name": "till.db",
+        "size": 3,
+        "received": 3,
+        "wire_bytes": 3,
+        "attempts": 1,
+        "rate_limit": None,
+        "next_attempt_at": None,
+        "error": None,
+        "started_at": None,
+        "finished_at": None,
+        "sha256": "abc",
+        "source_sha256": "abc",
+        "file": "till\x1b[2J.db",
+    }
+    answers: ClassVar[dict[str, Any]] = {
+        "/download/client1": landed | {"status": "queued", "error": None},
+        "/api/v1/transfers/it/": landed,
+    }
+
+    def do_GET(self) -> None:
+        answer = self.answers.get(self.path)
+        body = json.dumps(answer).encode()
+        self.send_response(404 if answer is None else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def older() -> Iterator[tuple[type[Older], str]]:
+    """Such a server, and its URL."""
+
+    class This(Older):
+        answers = dict(Older.answers)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), This) as http:
+        threading.Thread(target=http.serve_forever).start()
+        yield This, f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_pull_does_with_what_an_older_server_says(
+    older: tuple[type[Older], str], tmp_path: Path
+) -> None:
+    pull = pull_from(older[1], tmp_path)
+    assert pull.process.wait(PATIENCE) == 0
+    assert "abc  till\\x1b[2J.db" in pull.output
+    assert "\x1b[2J" not in pull.output
+
+
+def test_pull_tells_a_reason_that_it_does_not_know(
+    older: tuple[type[Older], str], tmp_path: Path
+) -> None:
+    handler, url = older
+    failed = {
+        "status": "failed",
+        "error": {"code": "comet", "detail": "It fell\x1b[2J from above."},
+    }
+    handler.answers["/api/v1/transfers/it/"] = handler.landed | failed
+    pull = pull_from(url, tmp_path)
+    assert pull.process.wait(PATIENCE) == 1
+    assert "failed: It fell\\x1b[2J from above. (comet)" in pull.output
+    assert "Traceback" not in pull.output
+
+
+@pytest.mark.parametrize("answer", [[], {}, "yes", 1])
+def test_an_answer_of_something_else_is_said_to_be_one(
+    older: tuple[type[Older], str], tmp_path: Path, answer: object
+) -> None:
+    handler, url = older
+    handler.answers["/download/client1"] = answer
+    pull = pull_from(url, tmp_path)
+    assert pull.process.wait(PATIENCE) == 1
+    assert f"{url} answers as no server of this version does" in pull.output
     assert "Traceback" not in pull.output
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from django.core.management.base import CommandError
 
+from agent.wire.display import shown
 from agent.wire.hosts import is_loopback
 from transfers.redirects import NoRedirect
 
@@ -29,7 +30,10 @@ class Api:
         self._opener = urllib.request.build_opener(*handlers)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON answer. Raises CommandError with the server's own sentence, and Unreachable."""
+        """The JSON answer, with nothing in it that a terminal would not print as text.
+
+        Raises CommandError with the server's own sentence, and Unreachable.
+        """
         request = urllib.request.Request(
             self.server + path,
             method=method,
@@ -38,13 +42,21 @@ class Api:
         )
         try:
             with self._opener.open(request, timeout=30) as answer:
-                return json.load(answer)
+                return _printable(json.load(answer))
         except urllib.error.HTTPError as error:
             if error.code in (502, 503, 504):  # a proxy whose server is not there
                 raise Unreachable(f"{self.server}: HTTP {error.code}") from None
             raise CommandError(f"{self.server}: {_sentence(error)}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.server} does not answer as it should: {error}") from None
+
+
+def _printable(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        return {name: _printable(value) for name, value in answer.items()}
+    if isinstance(answer, list):
+        return [_printable(value) for value in answer]
+    return shown(answer) if isinstance(answer, str) else answer
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:
@@ -54,7 +66,7 @@ def _sentence(error: urllib.error.HTTPError) -> str:
             "itself; is it https://?"
         )
     try:
-        answer = json.load(error)
+        answer = _printable(json.load(error))
         return f"{answer['detail']} ({answer['code']})"
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
-from agent.wire.display import shown
 from transfers.facts import ADVICE
 from transfers.history import STARTED
 from transfers.management.api import Api, Unreachable, check_server
@@ -95,11 +94,14 @@ class Command(BaseCommand):
                 self.stdout.write(transfer["id"])
                 return
             transfer = self._follow(api, transfer)
+            self._tell(transfer)
         except Unreachable as unreachable:
             raise CommandError(str(unreachable)) from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            sentence = f"{api.server} answers as no server of this version does: {error!r}."
+            raise CommandError(f"{sentence} Look what is at that address.") from error
         except KeyboardInterrupt:
             raise CommandError(_left(api, client_id, transfer), returncode=130) from None
-        self._tell(transfer)
 
     def _follow(self, api: Api, transfer: dict[str, Any]) -> dict[str, Any]:
         """Show how the transfer comes along until it has ended, also over restarts of the server."""
@@ -123,8 +125,8 @@ class Command(BaseCommand):
 
     def _tell(self, transfer: dict[str, Any]) -> None:
         if error := transfer["error"]:
-            sentence = f"{transfer['status']}: {shown(error['detail'])} ({error['code']})"
-            raise CommandError(f"{sentence} {ADVICE[error['code']]}")
+            sentence = f"{transfer['status']}: {error['detail']} ({error['code']})"
+            raise CommandError(f"{sentence} {ADVICE.get(error['code'], '')}".rstrip())
         self.stderr.write(_summary(transfer))
         self.stdout.write(f"{transfer['sha256']}  {transfer['file']}")
 
@@ -146,7 +148,11 @@ class Told:
         state = tuple(transfer[name] for name in ("status", "attempts", "rate_limit"))
         if state == self._state:
             return
-        for step in self._api.call("GET", self._path):
+        steps: list[dict[str, Any]] = []
+        # An older server has no such call; any other reason the next call meets, too.
+        with contextlib.suppress(CommandError):
+            steps = self._api.call("GET", self._path)
+        for step in steps:
             key = step["at"], step["what"]
             if step["event"] not in self.UNSAID and key not in self._seen:
                 self._seen.add(key)
@@ -155,7 +161,7 @@ class Told:
 
 
 def _line(step: dict[str, Any]) -> str:
-    words = [shown(step["what"]), shown(step["detail"])]
+    words = [step["what"], step["detail"]]
     if step["event"] not in Event.values:  # an attempt that has ended, by the code of its error
         words.append(ADVICE.get(step["event"], ""))
     return f"{step['at'][:19]}Z  {' – '.join(filter(None, words))}"
@@ -168,7 +174,7 @@ def _summary(transfer: dict[str, Any]) -> str:
         begun, ended = map(
             datetime.fromisoformat, (transfer["started_at"], transfer["finished_at"])
         )
-        facts.append(f"in {span((ended - begun).total_seconds())} ({rate(transfer['rate'])})")
+        facts.append(f"in {span((ended - begun).total_seconds())} ({rate(transfer.get('rate'))})")
     if 0 < transfer["wire_bytes"] < transfer["size"]:
         saved = 100 * (1 - transfer["wire_bytes"] / transfer["size"])
         facts.append(f"with {size(transfer['wire_bytes'])} over the wire, {percent(saved)} less")
@@ -194,12 +200,12 @@ def _label(transfer: dict[str, Any]) -> str:
     """What the transfer is at, as the console says it."""
     status, error = transfer["status"], transfer["error"]
     if status in PENDING:
-        why = f" ({shown(error['detail'])})" if error else ""
+        why = f" ({error['detail']})" if error else ""
         at = f" at {transfer['next_attempt_at'][:19]}Z" if transfer["next_attempt_at"] else ""
-        return f"{status}, waits for {transfer['waits_for']}{at}{why}"
-    words = [f"{status} {shown(transfer['name'])}".strip()]
+        return f"{status}, waits for {transfer.get('waits_for', 'its turn')}{at}{why}"
+    words = [f"{status} {transfer['name']}".strip()]
     if transfer["rate_limit"] is not None:
         words.append(f"at most {rate(transfer['rate_limit'])}")
-    if transfer["rate"] == 0:
+    if transfer.get("rate") == 0:
         words.append("nothing comes just now")
     return ", ".join(words)
