@@ -1,21 +1,30 @@
 """When a client was online: kept as its leases end, and shown on its page."""
 
+import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from transfers.console.online import WIDTH, Online
-from transfers.models import Arrived, Client, Presence
+from transfers.console import online as online_module
+from transfers.console.online import WIDTH, Absence, Online
+from transfers.models import Arrived, Client, Presence, enrol, make_code
 from transfers.models.presence import KEPT
 from transfers.recovery import sweep
 
 pytestmark = pytest.mark.django_db
 
-NOW = timezone.now().replace(microsecond=0)
+NOW = timezone.now().replace(second=0, microsecond=0)
 
 HOUR = timedelta(hours=1)
+
+
+def approx(value: float, rel: float | None = None) -> Any:
+    """What is shown ends with the minute that has begun."""
+    return pytest.approx(value, rel=rel or 1e-3, abs=0.1)
+
 
 At = Callable[[datetime], None]
 
@@ -30,6 +39,10 @@ def arrive(client: Client) -> Client:
     [answer] = Client.all_came_online([Arrived(client, "", "", "")])
     assert isinstance(answer, Client)
     return answer
+
+
+def hear(client: Client, when: datetime) -> None:
+    Client.all_seen([(client.pk, client.epoch, when)])
 
 
 def leave(client: Client) -> None:
@@ -48,6 +61,7 @@ def test_a_time_online_is_kept_once_the_next_one_begins(client1: Client, at: At)
     client = arrive(client1)
     assert (client.online_since, kept(client1)) == (NOW, [])
     at(NOW + HOUR)
+    hear(client, NOW + HOUR)
     leave(client)
     at(NOW + 3 * HOUR)
     client = arrive(client1)
@@ -61,6 +75,7 @@ def test_a_lost_link_and_a_newer_connection_interrupt_nothing(client1: Client, a
     first = arrive(client1)
     second = arrive(first)
     at(NOW + HOUR)
+    hear(second, NOW + HOUR)
     leave(second)
     at(NOW + HOUR + timedelta(seconds=10))
     third = arrive(client1)
@@ -76,6 +91,28 @@ def test_who_fell_silent_was_online_until_its_lease_ended(client1: Client, at: A
     assert kept(client1) == [(NOW, lease)]
 
 
+def test_a_link_that_is_found_dead_late_was_not_online_until_then(client1: Client, at: At) -> None:
+    at(NOW)
+    client = arrive(client1)
+    lease = client.online_until
+    at(NOW + HOUR)
+    leave(client)
+    at(NOW + HOUR + timedelta(seconds=5))
+    arrive(client1)
+    assert kept(client1) == [(NOW, lease)]
+
+
+def test_who_enrols_anew_was_not_online_until_then(client1: Client, at: At) -> None:
+    at(NOW)
+    lease = arrive(client1).online_until
+    at(NOW + HOUR)
+    code = make_code(client1, HOUR)
+    client = enrol(code, hashlib.sha256(b"new").hexdigest())
+    at(NOW + HOUR + timedelta(seconds=5))
+    arrive(client)
+    assert kept(client1) == [(NOW, lease)]
+
+
 def test_many_that_come_at_once_have_each_its_own(client1: Client, at: At) -> None:
     at(NOW)
     other = Client.objects.create(id="other", token_sha256="1" * 64)
@@ -88,11 +125,17 @@ def test_many_that_come_at_once_have_each_its_own(client1: Client, at: At) -> No
 
 
 def test_what_is_old_is_forgotten(client1: Client) -> None:
-    for age in (KEPT + HOUR, KEPT - HOUR):
-        ended = timezone.now() - age
-        Presence.objects.create(client=client1, begun=ended - HOUR, ended=ended)
+    """Of each client, all but the last: what follows it is a time away, and not one that nobody knows."""
+    other = Client.objects.create(id="other", token_sha256="1" * 64)
+    ages = KEPT + 2 * HOUR, KEPT + HOUR, KEPT - HOUR
+    for client in (client1, other):
+        for age in ages:
+            ended = timezone.now() - age
+            Presence.objects.create(client=client, begun=ended - HOUR, ended=ended)
     sweep()
-    assert Presence.objects.count() == 1
+    for client in (client1, other):
+        left = [round((timezone.now() - ended) / HOUR) for _, ended in kept(client)]
+        assert left == [round(age / HOUR) for age in ages[1:]]
 
 
 # What is shown -----------------------------------------------------------------------------------
@@ -105,8 +148,7 @@ def was_online(client: Client, *hours_ago: tuple[float, float]) -> None:
 
 @pytest.fixture
 def known(client1: Client) -> Client:
-    """For two weeks; online for an hour now."""
-    client1.created_at = NOW - timedelta(days=14)
+    """Online for an hour now."""
     client1.online_since, client1.online_until = NOW - HOUR, NOW + HOUR
     return client1
 
@@ -129,20 +171,64 @@ def test_times_away_are_told_first_the_newest(known: Client) -> None:
 def test_who_is_away_now_is_away_without_an_end(known: Client) -> None:
     known.online_until = NOW - timedelta(minutes=30)
     (absence,) = Online(known, NOW).absences
-    assert (absence.begun, absence.ended, absence.seconds) == (known.online_until, None, 1800)
+    assert absence == Absence(NOW - timedelta(minutes=30), None)
 
 
 def test_the_share_is_of_the_time_that_is_shown_or_that_it_is_known(known: Client) -> None:
     was_online(known, (200, 85))  # for 83 of the 168 hours that are shown
-    assert Online(known, NOW).percent == pytest.approx(100 * 84 / 168)
-    known.created_at = NOW - 2 * HOUR
+    online = Online(known, NOW)
+    assert (online.percent, online.known_since) == (approx(100 * 84 / 168), online.begun)
     Presence.objects.all().delete()
-    assert Online(known, NOW).percent == pytest.approx(50)
+    was_online(known, (4, 3))
+    online = Online(known, NOW)
+    assert (online.percent, online.known_since) == (approx(50, 0.01), NOW - 4 * HOUR)
+    assert float(online.unknown_width) == approx(WIDTH * 164 / 168)
 
 
 def test_the_bar_shows_seven_days_and_nothing_too_thin_to_be_seen(known: Client) -> None:
     was_online(known, (300, 84), (24, 23.999))
     bars = [(float(x), float(width)) for x, width in Online(known, NOW).bars]
-    assert bars[0] == (0, WIDTH / 2)
-    assert bars[1] == (WIDTH - 100, 0.5)
-    assert sum(bars[2]) == pytest.approx(WIDTH, abs=0.1)
+    assert bars[0] == (0, approx(WIDTH / 2))
+    assert bars[1] == (approx(WIDTH - 100), 0.5)
+    assert sum(bars[2]) == approx(WIDTH)
+
+
+def test_who_is_away_for_longer_than_is_shown_is_away(known: Client) -> None:
+    known.online_since, known.online_until = NOW - 200 * HOUR, NOW - 190 * HOUR
+    was_online(known, (400, 300))
+    online = Online(known, NOW)
+    assert (online.percent, online.bars, online.is_known) == (0, [], True)
+    assert online.absences == [Absence(NOW - 190 * HOUR, None)]
+
+
+def test_a_time_away_that_began_before_what_is_shown_is_told_whole(known: Client) -> None:
+    was_online(known, (400, 300), (280, 200))
+    online = Online(known, NOW)
+    assert online.absences == [Absence(NOW - 200 * HOUR, NOW - HOUR)]
+    assert online.percent == approx(100 / 168)
+
+
+def test_before_the_first_record_it_was_not_away(known: Client) -> None:
+    online = Online(known, NOW)
+    assert (online.absences, online.known_since, online.percent) == ([], NOW - HOUR, 100)
+
+
+def test_of_who_comes_and_goes_all_day_the_page_stays_small(
+    known: Client, django_assert_max_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = 1 / 60
+    was_online(known, *((2 + 4 * minute * n, 2 + 4 * minute * n - minute) for n in range(600)))
+    with django_assert_max_num_queries(2):
+        online = Online(known, NOW)
+        assert len(online.absences) == 10
+    assert len(online.bars) == 2, "what touches in the picture is one"
+    monkeypatch.setattr(online_module, "MOST_TIMES", 500)
+    online = Online(known, NOW)
+    assert online.known_since == NOW - timedelta(hours=2, minutes=4 * 499)
+    assert online.percent == approx(100 * (60 + 500) / (120 + 4 * 499), rel=0.01)
+
+
+def test_the_picture_changes_once_a_minute_at_most(known: Client) -> None:
+    was_online(known, (40, 3))
+    moments = [Online(known, NOW.replace(second=second)) for second in range(0, 60, 7)]
+    assert len({(tuple(online.bars), online.percent) for online in moments}) == 1

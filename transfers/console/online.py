@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import pairwise
 
 from transfers.models import Client
 
@@ -11,6 +12,10 @@ SHOWN = timedelta(days=7)
 
 WIDTH = 700
 """Of the drawing's own units: a day has a hundred."""
+
+MOST_TIMES = 1000
+"""Of times online that are looked at, of a client that comes and goes all day; before those nothing is
+known."""
 
 MOST_ABSENCES = 10
 
@@ -23,7 +28,10 @@ class Absence:
 
     begun: datetime
     ended: datetime | None
-    seconds: float
+
+    @property
+    def seconds(self) -> float | None:
+        return (self.ended - self.begun).total_seconds() if self.ended else None
 
 
 class Online:
@@ -31,41 +39,67 @@ class Online:
 
     def __init__(self, client: Client, now: datetime) -> None:
         self._client = client
-        self._now = now
-        self.begun = now - SHOWN
+        # Else the picture would be another one each second, and sent to each browser again.
+        self._now = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+        self.begun = self._now - SHOWN
 
     @cached_property
-    def _spans(self) -> Sequence[Span]:
-        """When it was online, in order, within what is shown."""
-        rows = self._client.presences.filter(ended__gt=self.begun).order_by("ended")
-        spans = list(rows.values_list("begun", "ended"))
+    def _times(self) -> Sequence[Span]:
+        """When it was online, in order: those of what is shown, and one before them if there is any."""
         since, until = self._client.online_since, self._client.online_until
-        if since is not None and until is not None and until > self.begun:
-            spans.append((since, min(until, self._now)))
-        return [(max(begun, self.begun), ended) for begun, ended in spans]
-
-    @property
-    def known_since(self) -> datetime:
-        """Before it was added nothing could be heard of it."""
-        return max(self.begun, self._client.created_at)
+        if since is None or until is None:
+            return []
+        ended = self._client.presences.order_by("-ended").values_list("begun", "ended")
+        times = list(ended.filter(ended__gt=self.begun)[:MOST_TIMES])
+        if len(times) < MOST_TIMES:
+            times += ended.filter(ended__lte=self.begun)[:1]
+        return [*reversed(times), (since, self._now if self._client.online else until)]
 
     @property
     def is_known(self) -> bool:
         """Whether it was ever online."""
-        return self._client.online_since is not None
+        return bool(self._times)
+
+    @property
+    def known_since(self) -> datetime:
+        """Whether it was online before that nobody knows, or none of it is shown."""
+        return max(self.begun, self._times[0][0])
+
+    @property
+    def is_known_throughout(self) -> bool:
+        return self.known_since == self.begun
 
     @property
     def percent(self) -> float:
-        """Of the time that it is known, or that is shown."""
-        online = sum((ended - begun for begun, ended in self._spans), timedelta())
-        return min(100.0, 100 * online / max(self._now - self.known_since, timedelta(seconds=1)))
+        """Of the time that is known, of what is shown."""
+        online = sum((ended - begun for begun, ended in self._shown), timedelta())
+        return 100 * online / (self._now - self.known_since)
 
     @property
     def bars(self) -> Sequence[tuple[str, str]]:
-        """`x` and `width` of each time that it was online, as SVG takes them; none too thin to be seen."""
+        """`x` and `width` of the times that it was online, as SVG takes them; none too thin to be seen.
+
+        Two that touch in the picture are one.
+        """
+        bars: list[tuple[float, float]] = []
+        for begun, ended in self._shown:
+            left = self._x(begun)
+            right = max(self._x(ended), left + 0.5)
+            if bars and left - bars[-1][1] < 0.1:
+                left = bars.pop()[0]
+            bars.append((left, right))
+        return [(f"{left:.1f}", f"{right - left:.1f}") for left, right in bars]
+
+    @property
+    def unknown_width(self) -> str:
+        """Of the beginning of the bar, of which nothing is known."""
+        return f"{self._x(self.known_since):.1f}"
+
+    @property
+    def _shown(self) -> Sequence[Span]:
+        """The times that it was online, within what is shown."""
         return [
-            (f"{self._x(begun):.1f}", f"{max(self._x(ended) - self._x(begun), 0.5):.1f}")
-            for begun, ended in self._spans
+            (max(begun, self.begun), ended) for begun, ended in self._times if ended > self.begun
         ]
 
     def _x(self, when: datetime) -> float:
@@ -74,15 +108,11 @@ class Online:
     @property
     def absences(self) -> Sequence[Absence]:
         """The last times that it was away, first the newest."""
-        ends = [ended for _, ended in self._spans]
         gaps: list[tuple[datetime, datetime | None]] = [
             (ended, begun)
-            for ended, (begun, _) in zip(ends, self._spans[1:], strict=False)
-            if begun > ended
+            for (_, ended), (begun, _) in pairwise(self._times)
+            if begun > max(ended, self.begun)
         ]
-        if ends and not self._client.online:
-            gaps.append((ends[-1], None))
-        return [
-            Absence(begun, ended, ((ended or self._now) - begun).total_seconds())
-            for begun, ended in reversed(gaps[-MOST_ABSENCES:])
-        ]
+        if self._times and not self._client.online:
+            gaps.append((self._times[-1][1], None))
+        return [Absence(*gap) for gap in reversed(gaps[-MOST_ABSENCES:])]

@@ -235,9 +235,13 @@ class Client(models.Model):
         return {pk: Standing(*rest) for pk, *rest in rows}
 
     def went_offline(self, epoch: int) -> None:
-        """The connection of this epoch ended; a newer one keeps its lease."""
+        """The connection of this epoch ended; a newer one keeps its lease.
+
+        A lease that was over before stays so: it has not been heard since.
+        """
         now = timezone.now()
-        Client.objects.filter(pk=self.pk, epoch=epoch).update(online_until=now)
+        held = Client.objects.filter(pk=self.pk, epoch=epoch, online_until__gt=now)
+        held.update(online_until=now)
 
     def label(self, names: Iterable[str]) -> None:
         """Give the client these labels, and no others; new ones are made. Raises ValidationError."""

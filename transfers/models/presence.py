@@ -31,5 +31,7 @@ class Presence(models.Model):
 
 
 def forget_old_presences() -> None:
-    """Nobody asks when a client was online long ago."""
-    Presence.objects.filter(ended__lt=timezone.now() - KEPT).delete()
+    """Nobody asks when a client was online long ago; only since when it was not, of one that came back."""
+    old = Presence.objects.filter(ended__lt=timezone.now() - KEPT)
+    later = old.filter(client=models.OuterRef("client"), ended__gt=models.OuterRef("ended"))
+    old.filter(models.Exists(later)).delete()
