@@ -134,6 +134,7 @@ class Idle:
 
     def add(self, heartbeats: Heartbeats) -> None:
         """From now on it is looked at now and then, and the event loop leaves it alone."""
+        self.remove(heartbeats)  # it was, and its peer did not read for a moment
         descriptor = heartbeats.transport.fileno()
         self._selector.register(descriptor, selectors.EVENT_READ, heartbeats)
         self._descriptors[heartbeats] = descriptor

@@ -195,6 +195,15 @@ def test_a_heartbeat_in_the_middle_of_a_transfer_leaves_it_awake(asleep: Scene) 
     assert (asleep.heard(), asleep.wire.is_read) == (ANSWER, True)
 
 
+def test_who_reads_again_before_the_next_look_is_idle_again(asleep: Scene) -> None:
+    """It is read from by its own doing, then, and still among those that are looked at."""
+    asleep.wire.startReading()
+    assert asleep.heartbeats.take(HEARTBEAT)
+    assert (asleep.heard(), asleep.wire.is_read) == (ANSWER, False)
+    asleep.says(HEARTBEAT)
+    assert (asleep.beats, asleep.heard()) == (3, ANSWER)
+
+
 def test_who_does_not_read_is_not_read_from(asleep: Scene) -> None:
     """The connection regulates itself; to read again is its own affair then."""
     asleep.is_clear, asleep.is_paused = False, True
