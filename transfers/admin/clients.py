@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
@@ -15,30 +14,13 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from agent.wire.messages import MAX_PATH
 from transfers.access import Action, clients_of, may
 from transfers.durations import duration
+from transfers.forms import RequestForm
 from transfers.models import Client, ClientStatus, make_code, request_file
 from transfers.models.label import label_validator
 
 from .base import ReadOnlyAdmin
-
-
-class RequestFileForm(forms.Form):
-    path = forms.CharField(
-        required=False,
-        max_length=MAX_PATH,
-        strip=False,
-        widget=forms.TextInput(attrs={"size": 80}),
-        help_text="On the client. Empty: the file that its agent offers (--file).",
-    )
-    reason = forms.CharField(
-        required=False, max_length=500, widget=forms.TextInput(attrs={"size": 80})
-    )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["reason"].required = settings.REQUIRE_REASON
 
 
 class LabelsForm(forms.Form):
@@ -158,13 +140,15 @@ class ClientAdmin(ReadOnlyAdmin):
     @admin.action(description="Request file", permissions=["request"])
     def request_file(self, request: HttpRequest, queryset: QuerySet[Client]) -> HttpResponse | None:
         """Ask each selected client for a file; a page in between asks which."""
-        form = RequestFileForm(request.POST if "ask" in request.POST else None)
+        form = RequestForm(request.POST if "ask" in request.POST else None)
         if form.is_valid():
-            path, reason = form.cleaned_data["path"] or None, form.cleaned_data["reason"]
+            asked = form.cleaned_data
 
             def ask(client: Client) -> None:
                 client.check_served()
-                request_file(client, path, requested_by=request.user, reason=reason)
+                request_file(
+                    client, asked["path"], requested_by=request.user, reason=asked["reason"]
+                )
 
             self._each(request, queryset, ask, "Asked for a file:")
             return None

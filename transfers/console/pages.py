@@ -6,8 +6,6 @@ from typing import Any, Concatenate, ParamSpec
 
 from csp.constants import SELF
 from csp.decorators import csp_update
-from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
@@ -18,9 +16,9 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from agent.wire.messages import MAX_PATH
 from transfers.access import Action, clients_of, may, missed, transfers_of
 from transfers.facts import Facts
+from transfers.forms import RequestForm
 from transfers.history import history
 from transfers.models import (
     Client,
@@ -64,21 +62,6 @@ def page(action: Action) -> Callable[[Page[P]], View]:
         return answer
 
     return decorated
-
-
-class RequestForm(forms.Form):
-    """Asking for a file."""
-
-    path = forms.CharField(required=False, max_length=MAX_PATH, strip=False)
-    reason = forms.CharField(required=False, max_length=500)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["reason"].required = settings.REQUIRE_REASON
-
-    def clean_path(self) -> str | None:
-        """None: the file that the agent offers."""
-        return self.cleaned_data["path"] or None
 
 
 def rights_of(user: User) -> dict[str, bool]:
