@@ -1,6 +1,6 @@
 """A client that has just come online, without a connection."""
 
-from transfers.models import Arrived, Client, ClientConflict
+from transfers.models import Arrived, Client, ClientConflict, all_came_online
 
 
 def came_online(
@@ -8,7 +8,7 @@ def came_online(
 ) -> int:
     """Its epoch; `client` is as its row is now. Raises ClientConflict."""
     arrived = Arrived(client, platform, hostname, agent_version, renewable)
-    [answer] = Client.all_came_online([arrived])
+    [answer] = all_came_online([arrived])
     client.refresh_from_db()
     if isinstance(answer, ClientConflict):
         raise answer

@@ -14,7 +14,7 @@ from rest_framework import exceptions
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from .models import Client, Scope, Transfer
+from .models import Client, ClientQuerySet, Scope, Transfer
 from .rates import count_deed, refused
 
 if TYPE_CHECKING:  # DRF's settings name this module, and its views read them when imported
@@ -77,7 +77,7 @@ def may(user: Somebody, action: Action, client: Client | None = None) -> bool:
     return action not in OVER_ALL or _scope(user) is None
 
 
-def clients_of(user: Somebody) -> "QuerySet[Client]":
+def clients_of(user: Somebody) -> ClientQuerySet:
     """The clients that are within the user's scope."""
     scope = _scope(user)
     return Client.objects.all() if scope is None else Client.objects.filter(_within(scope))

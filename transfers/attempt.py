@@ -17,7 +17,7 @@ from .arrival import Arrival, in_thread
 from .claim import Claim
 from .dialogue import Dialogue, Silence, TooSlow
 from .inbox import AgentAborted, Broken, LinkLost, Withdrawn
-from .models import Status, StatusConflict, Transfer, count
+from .models import Status, StatusConflict, Transfer, Usage
 from .storage import StorageError
 from .turns import TurnOver
 
@@ -72,7 +72,7 @@ class Attempt:
             if self.uncounted_wire:
                 await self.claim.do(Transfer.count_wire, self.uncounted_wire)
             if written:
-                await database_sync_to_async(count)(self.transfer.client_id, written)
+                await database_sync_to_async(Usage.add)(self.transfer.client_id, written)
         except (OperationalError, InterfaceError):
             log.warning("%s: %d bytes were not counted", self.transfer, written, exc_info=True)
 

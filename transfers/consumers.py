@@ -41,7 +41,7 @@ from .attendant import Attendant
 from .auth import AgentRefused
 from .dialogue import Outgoing
 from .handshakes import Handshake, handshakes
-from .models import HEARTBEAT, Arrived, Client, ClientConflict
+from .models import HEARTBEAT, Arrived, Client, ClientConflict, all_came_online
 from .peer import address_of
 from .sockets import GuardedWebSocket
 from .together import Together
@@ -57,7 +57,7 @@ and a link that stalls delivers several at once."""
 log = logging.getLogger(__name__)
 
 _admit = Together[Handshake, Client](handshakes.admit_all)
-_welcome = Together[Arrived, Client](Client.all_came_online)
+_welcome = Together[Arrived, Client](all_came_online)
 
 
 class AgentConsumer(AsyncConsumer):

@@ -30,12 +30,10 @@ class Rows(Collector):
 
 
 def _clients() -> Iterator[Metric]:
-    online = Q(online_until__gt=timezone.now(), revoked_at=None)
-    counts = Client.objects.aggregate(all=Count("pk"), online=Count("pk", filter=online))
     clients = "Clients that are registered, revoked ones too."
-    yield GaugeMetricFamily("silentmode_clients", clients, counts["all"])
+    yield GaugeMetricFamily("silentmode_clients", clients, Client.objects.count())
     there = "Clients that are online, with any server process."
-    yield GaugeMetricFamily("silentmode_clients_online", there, counts["online"])
+    yield GaugeMetricFamily("silentmode_clients_online", there, Client.objects.online().count())
 
 
 def _transfers() -> Metric:
@@ -55,7 +53,7 @@ def _waiting() -> Metric:
         labels=("client",),
     )
     now = timezone.now()
-    online = Q(client__online_until__gt=now)
+    online = Q(client__in=Client.objects.online())
     waiting = Transfer.objects.filter(status__in=PENDING)
     oldest = waiting.aggregate(
         online=Min("created_at", filter=online), offline=Min("created_at", filter=~online)

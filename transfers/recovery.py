@@ -18,11 +18,11 @@ from .models import (
     ACTIVE,
     FINAL,
     Client,
+    Presence,
     Status,
     StatusConflict,
     Transfer,
-    forget_old,
-    forget_old_presences,
+    Usage,
     note_end,
 )
 
@@ -119,8 +119,8 @@ def sweep() -> Report:
     for name in report.missing:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
-    forget_old()
-    forget_old_presences()
+    Usage.forget_old()
+    Presence.forget_old()
     webhooks.forget_old()
     AccessAttempt.objects.filter(
         attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME

@@ -20,7 +20,7 @@ from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from . import counters
-from .models import HEARTBEAT, Client, Standing, Transfer
+from .models import HEARTBEAT, Client, Standing, Transfer, all_seen
 from .together import MOST, Together
 
 CALL_SECONDS = 5.0
@@ -109,7 +109,7 @@ class RollCall:
                 (each.client.pk, each.epoch, wall - timedelta(seconds=now - at))
                 for each, at in heard
             ]
-            await database_sync_to_async(Client.all_seen)(signs)
+            await database_sync_to_async(all_seen)(signs)
             for each, at in heard:
                 each.noted(at)
         if now - self._looked_at >= LOOK_SECONDS:

@@ -23,6 +23,7 @@ from transfers.models import (
     EnrolmentRefused,
     Label,
     Transfer,
+    all_seen,
     enrol,
     make_code,
     make_key,
@@ -160,7 +161,7 @@ def test_a_new_enrolment_ends_the_old_token_and_a_rotation_under_way(
 ) -> None:
     Client.objects.update(renewable=True, epoch=7)
     client1.refresh_from_db()
-    Client.all_seen([("client1", 7, timezone.now())])
+    all_seen([("client1", 7, timezone.now())])
     client1.rotate()
     assert client1.offer_token(7, digest("next"))
     client = enrol(make_code(client1, HOUR), T1)

@@ -40,17 +40,24 @@ def of(found: Figures, name: str, *labels: str) -> float:
 
 def test_clients_and_transfers_are_counted_as_the_rows_are(client1: Client) -> None:
     now = timezone.now()
-    Client.objects.create(id="there", online_until=now + timedelta(minutes=1))
+    soon = now + timedelta(minutes=1)
+    Client.objects.create(id="there", token_sha256="1" * 64, online_until=soon)
+    Client.objects.create(id="revoked", token_sha256="2" * 64, online_until=soon, revoked_at=now)
     long_ago = now - timedelta(hours=1)
-    for status, client in (("queued", "client1"), ("queued", "there"), ("completed", "there")):
+    for status, client in (
+        ("queued", "client1"),
+        ("queued", "revoked"),
+        ("queued", "there"),
+        ("completed", "there"),
+    ):
         Transfer.objects.create(
             client_id=client, status=status, duplicate=True,
             created_at=now - timedelta(minutes=1) if client == "there" else long_ago,
         )  # fmt: skip
     found = figures()
-    assert of(found, "silentmode_clients") == 2
+    assert of(found, "silentmode_clients") == 3
     assert of(found, "silentmode_clients_online") == 1
-    assert of(found, "silentmode_transfers", "queued") == 2
+    assert of(found, "silentmode_transfers", "queued") == 3
     assert of(found, "silentmode_transfers", "completed") == 1
     assert of(found, "silentmode_transfers", "failed") == 0
     assert of(found, "silentmode_oldest_waiting_seconds", "online") == pytest.approx(60, abs=30)

@@ -33,6 +33,8 @@ from transfers.models import (
     Status,
     StatusConflict,
     Transfer,
+    all_came_online,
+    all_seen,
     is_client_id,
     request_file,
 )
@@ -815,7 +817,7 @@ def test_two_connections_at_once_never_share_an_epoch(client1: Client) -> None:
 def test_two_connections_that_come_together_each_have_their_epoch(client1: Client) -> None:
     other = Client.objects.create(id="client2", token_sha256="2")
     both = [Client.objects.get(pk=pk) for pk in ("client1", "client2", "client1")]
-    answers = Client.all_came_online([Arrived(each, "", "", f"{n}") for n, each in enumerate(both)])
+    answers = all_came_online([Arrived(each, "", "", f"{n}") for n, each in enumerate(both)])
     rows = [answer for answer in answers if isinstance(answer, Client)]
     assert [(row.pk, row.epoch, row.agent_version) for row in rows] == [
         ("client1", 1, "0"),
@@ -832,7 +834,7 @@ def test_who_was_let_in_with_a_token_that_is_replaced_or_of_a_client_that_is_gon
 ) -> None:
     old, gone = Client.objects.get(), Client(id="gone", token_sha256="1")
     Client.objects.update(token_sha256="new")
-    answers = Client.all_came_online([Arrived(each, "", "", "") for each in (old, gone)])
+    answers = all_came_online([Arrived(each, "", "", "") for each in (old, gone)])
     assert [getattr(answer, "code", None) for answer in answers] == ["replaced"] * 2
     client1.refresh_from_db()
     assert (client1.epoch, client1.online) == (0, False)
@@ -851,7 +853,7 @@ def test_a_heartbeat_renews_the_lease_of_its_own_connection_only(
 ) -> None:
     old, new = connect(client1), connect(client1)
     monkeypatch.setattr(timezone, "now", lambda: NOW + timedelta(seconds=9))
-    Client.all_seen([("client1", new, NOW), ("client1", old, NOW + timedelta(seconds=1))])
+    all_seen([("client1", new, NOW), ("client1", old, NOW + timedelta(seconds=1))])
     client1.refresh_from_db()
     assert (client1.last_seen, client1.online_until) == (NOW, NOW + LEASE)
 
@@ -874,7 +876,7 @@ def test_a_revoked_client_gets_no_lease_and_its_connection_is_rung(
         client1.revoke()
     assert client1.revoked_at is not None
     Client.objects.update(online_until=None)
-    Client.all_seen([("client1", epoch, timezone.now())])
+    all_seen([("client1", epoch, timezone.now())])
     assert not Client.objects.get().online
     assert rings == ["client1"]
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from transfers.console import online as online_module
 from transfers.console.online import WIDTH, Absence, Online
-from transfers.models import Arrived, Client, Presence, enrol, make_code
+from transfers.models import Arrived, Client, Presence, all_came_online, all_seen, enrol, make_code
 from transfers.models.presence import KEPT
 from transfers.recovery import sweep
 
@@ -36,13 +36,13 @@ def at(monkeypatch: pytest.MonkeyPatch) -> At:
 
 
 def arrive(client: Client) -> Client:
-    [answer] = Client.all_came_online([Arrived(client, "", "", "")])
+    [answer] = all_came_online([Arrived(client, "", "", "")])
     assert isinstance(answer, Client)
     return answer
 
 
 def hear(client: Client, when: datetime) -> None:
-    Client.all_seen([(client.pk, client.epoch, when)])
+    all_seen([(client.pk, client.epoch, when)])
 
 
 def leave(client: Client) -> None:
@@ -120,7 +120,7 @@ def test_many_that_come_at_once_have_each_its_own(client1: Client, at: At) -> No
     lease = arrive(client1).online_until
     arrive(other)
     at(NOW + HOUR)
-    Client.all_came_online([Arrived(each, "", "", "") for each in (client1, never, other)])
+    all_came_online([Arrived(each, "", "", "") for each in (client1, never, other)])
     assert (kept(client1), kept(other), kept(never)) == ([(NOW, lease)], [(NOW, lease)], [])
 
 

@@ -15,7 +15,6 @@ from transfers.models import (
     Transfer,
     Usage,
     check_quota,
-    count,
     request_file,
 )
 from transfers.models.usage import tomorrow, written_today
@@ -43,9 +42,9 @@ def client2(db: None) -> Client:
 def test_what_is_written_counts_for_its_client_and_its_day(
     client1: Client, client2: Client
 ) -> None:
-    count("client1", 5)
-    count("client1", 6)
-    count("client2", 7)
+    Usage.add("client1", 5)
+    Usage.add("client1", 6)
+    Usage.add("client2", 7)
     Usage.objects.create(client=client1, day=timezone.now().date() - timedelta(days=1), written=99)
     assert (written_today("client1"), written_today("client2"), written_today()) == (11, 7, 18)
 
@@ -79,7 +78,7 @@ def test_what_does_not_fit_into_today_waits(
     client1: Client, settings: Settings, setting: str
 ) -> None:
     setattr(settings, setting, 100)
-    count("client1", 41)
+    Usage.add("client1", 41)
     with pytest.raises(QuotaExceeded, match=f"SILENTMODE_{setting}") as exceeded:
         check(offered(client1, 60))
     assert exceeded.value.code == "quota_exceeded"
@@ -117,7 +116,7 @@ def test_what_is_told_of_a_quota_has_no_numbers_of_other_clients(
     client1: Client, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.BYTES_PER_DAY = 100
-    count("client1", 41)
+    Usage.add("client1", 41)
     with pytest.raises(QuotaExceeded) as exceeded:
         check(offered(client1, 60))
     assert not re.search(r"\d", str(exceeded.value).replace("client1", ""))
@@ -128,7 +127,7 @@ def test_the_quota_of_one_client_is_no_other_clients(
     client1: Client, client2: Client, settings: Settings
 ) -> None:
     settings.BYTES_PER_DAY_PER_CLIENT = 100
-    count("client1", 100)
+    Usage.add("client1", 100)
     check(offered(client2, 100))
 
 

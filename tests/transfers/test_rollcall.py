@@ -9,6 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from transfers import rollcall
 from transfers.auth import digest
 from transfers.models import LEASE, Client, Transfer
 from transfers.rollcall import LOOK_SECONDS, RollCall
@@ -131,7 +132,7 @@ def test_what_could_not_be_noted_is_noted_by_the_next_call(
     each.unnoted = roll_call.now
     roll_call.add(each)
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "all_seen", broken)
+        patch.setattr(rollcall, "all_seen", broken)
         with pytest.raises(OSError, match="the database restarts"):
             asyncio.run(roll_call.call())
     assert each.unnoted is not None

@@ -66,18 +66,9 @@ class StatusFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
         return ClientStatus.choices
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Client]) -> QuerySet[Client]:
-        let_in = queryset.filter(revoked_at=None, token_sha256__isnull=False)
-        match self.value():
-            case ClientStatus.REVOKED:
-                return queryset.exclude(revoked_at=None)
-            case ClientStatus.INVITED:
-                return queryset.filter(revoked_at=None, token_sha256=None)
-            case ClientStatus.PENDING:
-                return let_in.filter(approved_at=None)
-            case ClientStatus.ACTIVE:
-                return let_in.exclude(approved_at=None)
-        return queryset
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        value = self.value()
+        return queryset.with_status(value) if value in ClientStatus.values else queryset
 
 
 @admin.register(Client)

@@ -249,19 +249,15 @@ class ClientList(Listing[Client]):
 
     def query(self) -> "QuerySet[Client]":
         clients = clients_of(self.user).prefetch_related("labels")
-        now = timezone.now()
         match self.state:
+            case "":
+                pass
             case "online":
-                clients = clients.filter(online_until__gt=now, revoked_at=None)
+                clients = clients.online()
             case "offline":
-                there = Q(token_sha256__isnull=False, approved_at__isnull=False, revoked_at=None)
-                clients = clients.filter(there & (Q(online_until=None) | Q(online_until__lte=now)))
-            case "invited":
-                clients = clients.filter(token_sha256=None, revoked_at=None)
-            case "pending":
-                clients = clients.filter(approved_at=None, revoked_at=None)
-            case "revoked":
-                clients = clients.exclude(revoked_at=None)
+                clients = clients.offline()
+            case status:
+                clients = clients.with_status(status)
         if self.label:
             clients = clients.filter(labels=self.label)
         if self.q:

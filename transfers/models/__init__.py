@@ -13,16 +13,7 @@ from .audit import (
     recorded_together,
     verify,
 )
-from .client import (
-    HEARTBEAT,
-    LEASE,
-    Arrived,
-    Client,
-    ClientConflict,
-    ClientStatus,
-    Standing,
-    is_client_id,
-)
+from .client import Client, ClientConflict, ClientQuerySet, ClientStatus, Standing, is_client_id
 from .enrolment import (
     MAX_USES,
     Enrolment,
@@ -35,13 +26,13 @@ from .enrolment import (
 )
 from .history import LINK_LOST, Course, Setback
 from .label import Label, Scope
-from .presence import Presence, forget_old_presences
+from .presence import HEARTBEAT, LEASE, Arrived, Presence, all_came_online, all_seen
 from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
 from .row import Source
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
-from .usage import Usage, count, counted_together, forget_old
+from .usage import Usage, counted_together
 from .webhook import Delivery, Webhook
 
 __all__ = [
@@ -61,6 +52,7 @@ __all__ = [
     "AuditRecord",
     "Client",
     "ClientConflict",
+    "ClientQuerySet",
     "ClientStatus",
     "Course",
     "Delivery",
@@ -83,13 +75,12 @@ __all__ = [
     "Usage",
     "Verdict",
     "Webhook",
+    "all_came_online",
+    "all_seen",
     "asked_before",
     "check_quota",
-    "count",
     "counted_together",
     "enrol",
-    "forget_old",
-    "forget_old_presences",
     "is_client_id",
     "last_number",
     "make_code",

@@ -1,36 +1,24 @@
-"""A client: a machine that files are pulled from, its presence and its connection's epoch."""
+"""A client: a machine that files are pulled from, its access, and its connection's epoch."""
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
-from copy import copy
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import cache
-from typing import Any
+from datetime import datetime
 
 from django.core.validators import RegexValidator
-from django.db import IntegrityError, connection, models, transaction
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q
-from django.db.models.functions import Collate
 from django.utils import timezone
 
-from agent.wire.display import shown
 from transfers import dispatch
 from transfers.storage import StorageError
 
 from .audit import Event, record
 from .label import Label
-from .presence import SHORTEST_GAP, Presence
 from .status import FINAL, StatusConflict
 
 log = logging.getLogger(__name__)
-
-HEARTBEAT = 15
-"""Seconds between heartbeats."""
-
-LEASE = timedelta(seconds=3 * HEARTBEAT)
-"""A client is online for this long after each sign of life."""
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Only what may stand in a URL, a file name and the name of a channel-layer group."""
@@ -74,19 +62,6 @@ class Standing:
     rotate_requested_at: datetime | None = None
 
 
-CAME_ONLINE = """
-    UPDATE transfers_client SET epoch = %s, online_since = %s, online_until = %s, last_seen = %s,
-        platform = %s, hostname = %s, agent_version = %s, renewable = %s
-    WHERE id = %s
-"""
-ALL_SEEN = """
-    UPDATE transfers_client SET online_until = %s, last_seen = %s
-    WHERE id = %s AND epoch = %s AND revoked_at IS NULL
-"""
-SEEN_AT_ONCE = 500
-"""In one transaction: SQLite has one writer, and who comes online waits for it."""
-
-
 class ClientQuerySet(models.QuerySet["Client"]):
     def holding(self, digests: Collection[str]) -> "ClientQuerySet":
         """Whose one of these tokens is, or is to be: a rotation has sent it."""
@@ -97,6 +72,34 @@ class ClientQuerySet(models.QuerySet["Client"]):
         clients = list(self.holding(digests)) if digests else []
         to_be = {client.next_token_sha256: client for client in clients}
         return to_be | {client.token_sha256: client for client in clients}
+
+    def with_status(self, status: str) -> "ClientQuerySet":
+        """As `Client.status` has it."""
+        enrolled = self.filter(revoked_at=None, token_sha256__isnull=False)
+        match status:
+            case ClientStatus.INVITED:
+                return self.filter(revoked_at=None, token_sha256=None)
+            case ClientStatus.PENDING:
+                return enrolled.filter(approved_at=None)
+            case ClientStatus.ACTIVE:
+                return enrolled.exclude(approved_at=None)
+            case ClientStatus.REVOKED:
+                return self.exclude(revoked_at=None)
+        raise ValueError(status)
+
+    def online(self) -> "ClientQuerySet":
+        """Active ones whose lease lasts."""
+        return self.with_status(ClientStatus.ACTIVE).filter(online_until__gt=timezone.now())
+
+    def offline(self) -> "ClientQuerySet":
+        """Active ones that have no lease, or whose lease is over."""
+        away = Q(online_until=None) | Q(online_until__lte=timezone.now())
+        return self.with_status(ClientStatus.ACTIVE).filter(away)
+
+    def end_lease(self) -> None:
+        """They are offline from now on; one that was over before stays so, as nothing was heard since."""
+        now = timezone.now()
+        self.filter(online_until__gt=now).update(online_until=now)
 
 
 class Client(models.Model):
@@ -158,75 +161,6 @@ class Client(models.Model):
         if self.status is ClientStatus.PENDING:
             raise ClientConflict("pending", f"Client {self} waits to be approved.")
 
-    @staticmethod
-    def all_came_online(arrived: "Sequence[Arrived]") -> "list[Client | ClientConflict]":
-        """Connections were accepted: the rows of their clients as they are now, in the order of these.
-
-        Each has an epoch, one higher than any before it; or a conflict, where the token was replaced since
-        it was let in: else it would hold what only the new token may.
-        """
-        now = timezone.now()
-        moment = connection.ops.adapt_datetimefield_value
-        answers: list[Client | ClientConflict] = []
-        updates: list[tuple[Any, ...]] = []
-        presences: list[Presence] = []
-        with transaction.atomic():
-            wanted = {each.client.pk for each in arrived}
-            # In one order, that of `all_seen`, or two processes could wait for each other.
-            order = Collate("pk", "C") if connection.vendor == "postgresql" else "pk"
-            locked = Client.objects.select_for_update().filter(pk__in=wanted).order_by(order)
-            rows = {row.pk: row for row in locked}
-            for each in arrived:
-                row = rows.get(each.client.pk)
-                if row is None or row.token_sha256 != each.client.token_sha256:
-                    detail = f"The token of client {each.client} was replaced."
-                    answers.append(ClientConflict("replaced", detail))
-                    continue
-                row.epoch += 1
-                presences += row._end_presence(now)
-                row.online_until, row.last_seen = now + LEASE, now
-                row.platform = shown(each.platform)[:255]
-                row.hostname = shown(each.hostname)[:255]
-                row.agent_version = shown(each.agent_version)[:255]
-                row.renewable = each.renewable
-                answers.append(copy(row))  # an older connection of the same client keeps its own
-                updates.append(
-                    (row.epoch, moment(row.online_since), moment(row.online_until), moment(now),
-                     row.platform, row.hostname, row.agent_version, row.renewable, row.pk)
-                )  # fmt: skip
-            with connection.cursor() as cursor:
-                cursor.executemany(CAME_ONLINE, updates)
-            Presence.objects.bulk_create(presences)
-        return answers
-
-    def _end_presence(self, now: datetime) -> "list[Presence]":
-        """It comes online: what is over by that, for its history."""
-        since, until = self.online_since, self.online_until
-        if since is None or until is None:
-            self.online_since = now
-            return []
-        if now <= until + SHORTEST_GAP:
-            return []
-        self.online_since = now
-        return [Presence(client=self, begun=since, ended=until)]
-
-    @staticmethod
-    def all_seen(signs: Iterable[tuple[str, int, datetime]]) -> None:
-        """Renew the leases of many: the client, its epoch, and when its agent was heard.
-
-        Not where a newer connection holds it, or the client is revoked.
-        """
-        moment = cache(connection.ops.adapt_datetimefield_value)  # thousands, of a few seconds
-        rows = [
-            (moment(at + LEASE), moment(at), pk, epoch)
-            # In one order, or two processes could wait for each other.
-            for pk, epoch, heard in sorted(signs)
-            for at in [heard.replace(microsecond=0)]
-        ]
-        for first in range(0, len(rows), SEEN_AT_ONCE):
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.executemany(ALL_SEEN, rows[first : first + SEEN_AT_ONCE])
-
     @classmethod
     def standing(cls, pks: Iterable[str]) -> dict[str, Standing]:
         """Of each of these clients."""
@@ -235,13 +169,8 @@ class Client(models.Model):
         return {pk: Standing(*rest) for pk, *rest in rows}
 
     def went_offline(self, epoch: int) -> None:
-        """The connection of this epoch ended; a newer one keeps its lease.
-
-        A lease that was over before stays so: it has not been heard since.
-        """
-        now = timezone.now()
-        held = Client.objects.filter(pk=self.pk, epoch=epoch, online_until__gt=now)
-        held.update(online_until=now)
+        """The connection of this epoch ended; a newer one keeps its lease."""
+        Client.objects.filter(pk=self.pk, epoch=epoch).end_lease()
 
     def label(self, names: Iterable[str]) -> None:
         """Give the client these labels, and no others; new ones are made. Raises ValidationError."""
@@ -351,14 +280,3 @@ class Client(models.Model):
     def rung_since(cls, when: datetime) -> list[str]:
         """The clients whose connections were to look since then."""
         return list(cls.objects.filter(rung_at__gte=when).values_list("pk", flat=True))
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A connection that was let in with the token of `client`, and what its agent says of itself."""
-
-    client: Client
-    platform: str
-    hostname: str
-    agent_version: str
-    renewable: bool = False

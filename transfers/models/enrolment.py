@@ -251,8 +251,7 @@ def _let_in(
     now = timezone.now()
     lifted, replaced = client.revoked_at is not None, client.token_sha256 is not None
     EnrolmentKey.objects.filter(pk=key.pk).update(uses_left=F("uses_left") - 1)
-    # A lease that was over before stays so: it has not been heard since.
-    Client.objects.filter(pk=client.pk, online_until__gt=now).update(online_until=now)
+    Client.objects.filter(pk=client.pk).end_lease()
     Client.objects.filter(pk=client.pk).update(
         token_sha256=token_sha256,
         next_token_sha256=None,

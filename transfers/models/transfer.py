@@ -19,7 +19,6 @@ from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers import counters, dispatch, storage
 
-from . import usage
 from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
 from .history import LINK_LOST, MOST_SETBACKS, Progress, Setback, earlier_points, keep_course
@@ -27,6 +26,7 @@ from .queries import TransferQuerySet
 from .row import Source, TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
 from .transactions import one_transaction
+from .usage import Usage, tomorrow
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Transfer(TransferRow):
             if held:
                 keep_course(self, progress.points)
             if held and written:
-                usage.count(self.client_id, written)
+                Usage.add(self.client_id, written)
         if not held:
             self.refresh_from_db()
             raise self._conflict(Status.RECEIVING)
@@ -276,7 +276,7 @@ class Transfer(TransferRow):
                 finished_at=now,
             )
             if written:
-                usage.count(self.client_id, written)
+                Usage.add(self.client_id, written)
             record(Event.LANDED, transfer=self, file=self.file, size=self.size, sha256=self.sha256)
         seconds = (now - (self.started_at or now)).total_seconds()
         transaction.on_commit(partial(counters.landed, seconds, self.size or 0))
@@ -317,7 +317,7 @@ class Transfer(TransferRow):
             values |= {"checkpoint": 0, "received": 0}
         now, resume = timezone.now(), keep and self.checkpoint > 0
         if code == "quota_exceeded":
-            self._set_back(epoch, usage.tomorrow(now), resume=resume, values=values)
+            self._set_back(epoch, tomorrow(now), resume=resume, values=values)
         elif code == "busy":  # its turn comes, however long those before it take
             pause = timedelta(seconds=settings.RETRY_PAUSE)
             self._set_back(epoch, now + pause, resume=resume, values=values)

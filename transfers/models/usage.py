@@ -33,13 +33,18 @@ class Usage(models.Model):
     def __str__(self) -> str:
         return f"{self.written} bytes from {self.client_id} on {self.day}"
 
+    @classmethod
+    def add(cls, client_id: str, written: int) -> None:
+        """So many bytes more were written today."""
+        if (gathered := _gathered.get()) is None:
+            _add(client_id, written)
+        else:
+            gathered[client_id] += written
 
-def count(client_id: str, written: int) -> None:
-    """So many bytes more were written today."""
-    if (gathered := _gathered.get()) is None:
-        _add(client_id, written)
-    else:
-        gathered[client_id] += written
+    @classmethod
+    def forget_old(cls) -> None:
+        """Nobody asks what was written on days long past."""
+        cls.objects.filter(day__lt=_today() - KEPT).delete()
 
 
 _gathered: ContextVar[Counter[str] | None] = ContextVar("gathered", default=None)
@@ -68,11 +73,6 @@ def _add(client_id: str, written: int) -> None:
             Usage.objects.create(client_id=client_id, day=day, written=written)
     except IntegrityError:  # another transfer of this client was first
         compare_and_set(Usage, today, more)
-
-
-def forget_old() -> None:
-    """Nobody asks what was written on days long past."""
-    Usage.objects.filter(day__lt=_today() - KEPT).delete()
 
 
 def written_today(client_id: str | None = None) -> int:
