@@ -48,6 +48,11 @@ WORDS: dict[str, str] = {
 }
 
 
+def spared(wire: int, received: int) -> float | None:
+    """What compression has spared the link, of the bytes that came; None: nothing."""
+    return 100 * (1 - wire / received) if 0 < wire < received else None
+
+
 @dataclass(frozen=True)
 class Facts:
     """Of one transfer at one moment."""
@@ -122,9 +127,7 @@ class Facts:
 
     @property
     def saved_percent(self) -> float | None:
-        """What compression has spared the link, of the bytes that came."""
-        wire, received = self.transfer.wire_bytes, self.received
-        return 100 * (1 - wire / received) if 0 < wire < received else None
+        return spared(self.transfer.wire_bytes, self.received)
 
     @property
     def advice(self) -> str:

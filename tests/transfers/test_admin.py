@@ -154,10 +154,14 @@ def test_hostile_names_are_told_safely_after_an_action(browser: Browser, make: M
 @pytest.mark.parametrize(
     ("values", "shown"),
     [
-        ({"size": 200, "received": 50}, '<progress max="200" value="50"></progress> 25%'),
-        ({"size": 200, "status": "completed"}, '<progress max="200" value="200"></progress> 100%'),
-        ({"size": 0, "status": "completed"}, '<progress max="1" value="1"></progress> 100%'),
-        ({"size": 200}, '<progress max="200" value="0"></progress> 0%'),
+        ({"size": 200, "received": 50}, '<progress max="100" value="25.0"></progress> 25 %'),
+        (
+            {"size": 200, "status": "completed"},
+            '<progress max="100" value="100.0"></progress> 100 %',
+        ),
+        ({"size": 0, "status": "completed"}, '<progress max="100" value="100.0"></progress> 100 %'),
+        ({"size": 1000, "received": 999}, '<progress max="100" value="99.9"></progress> 99 %'),
+        ({"size": 200}, '<progress max="100" value="0.0"></progress> 0 %'),
         ({}, '<td class="field-progress">–</td>'),
     ],
 )
@@ -168,10 +172,11 @@ def test_progress_is_a_bar(
     assert shown in page(browser.get(TRANSFERS))
 
 
-def test_the_rate_is_the_average_since_the_start(browser: Browser, make: Make) -> None:
+def test_the_rate_of_what_has_landed_is_the_average(browser: Browser, make: Make) -> None:
     begun = timezone.now() - timedelta(minutes=1)
-    make(size=10240, received=10240, started_at=begun, finished_at=begun + timedelta(seconds=10))
-    assert '<td class="field-average">1.0\xa0KB/s</td>' in page(browser.get(TRANSFERS))
+    ended = begun + timedelta(seconds=10)
+    make("completed", size=10240, received=10240, started_at=begun, finished_at=ended)
+    assert '<td class="field-rate_shown">1.0\xa0KB/s</td>' in page(browser.get(TRANSFERS))
 
 
 def test_the_hash_is_shown_short_and_there_in_full(browser: Browser, make: Make) -> None:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -15,7 +14,9 @@ from django.utils.html import format_html
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers.access import Action, may, transfers_of
-from transfers.models import Client, Status, Transfer, is_client_id
+from transfers.facts import Facts
+from transfers.models import Client, Transfer, is_client_id
+from transfers.units import percent, rate, size
 
 from .base import KnownValues, ReadOnlyAdmin
 
@@ -31,6 +32,10 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
         return shown(getattr(transfer, name) or "–")
 
     return column
+
+
+def _facts(transfer: Transfer) -> Facts:
+    return Facts(transfer, timezone.now())
 
 
 class ErrorFilter(KnownValues):
@@ -61,7 +66,7 @@ class ClientFilter(admin.SimpleListFilter):
 class TransferAdmin(ReadOnlyAdmin):
     sees = Action.SEE_TRANSFER
     list_display = (
-        "created_at", "client", "what", "status", "error", "progress", "size_shown", "average",
+        "created_at", "client", "what", "status", "error", "progress", "size_shown", "rate_shown",
         "hash_shown", "finished_at",
     )  # fmt: skip
     list_filter = (
@@ -80,7 +85,7 @@ class TransferAdmin(ReadOnlyAdmin):
     fields: ClassVar[tuple[str, ...]] = (
         *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
         "progress",
-        "average",
+        "rate_shown",
         "download",
     )
     readonly_fields: ClassVar[tuple[str, ...]] = fields
@@ -107,35 +112,25 @@ class TransferAdmin(ReadOnlyAdmin):
 
     @admin.display(description="progress")
     def progress(self, transfer: Transfer) -> str:
-        if transfer.size is None:
+        done = _facts(transfer).percent
+        if done is None:
             return "–"
-        done = transfer.size if transfer.status == Status.COMPLETED else transfer.received
-        percent = 100 * done / transfer.size if transfer.size else 100
         return format_html(
-            '<progress max="{}" value="{}"></progress> {}%',
-            transfer.size or 1,
-            done if transfer.size else 1,
-            f"{percent:.0f}",
+            '<progress max="100" value="{}"></progress> {}', f"{done:.1f}", percent(done)
         )
 
     @admin.display(description="size", ordering="size")
     def size_shown(self, transfer: Transfer) -> str:
         """And how much came over the wire for what has arrived, where that is less."""
-        if transfer.size is None:
-            return "–"
-        size = str(filesizeformat(transfer.size))
-        if 0 < transfer.wire_bytes < transfer.received:
-            sent, received = map(filesizeformat, (transfer.wire_bytes, transfer.received))
-            size += f" (sent {sent} for {received})"
-        return size
+        facts, whole = _facts(transfer), size(transfer.size)
+        if facts.saved_percent is None:
+            return whole
+        return f"{whole} (sent {size(transfer.wire_bytes)} for {size(facts.received)})"
 
-    @admin.display(description="average rate")
-    def average(self, transfer: Transfer) -> str:
-        """The average since it was first started, pauses and all."""
-        if transfer.started_at is None or not transfer.received:
-            return "–"
-        seconds = ((transfer.finished_at or timezone.now()) - transfer.started_at).total_seconds()
-        return f"{filesizeformat(transfer.received / max(seconds, 0.001))}/s"
+    @admin.display(description="rate")
+    def rate_shown(self, transfer: Transfer) -> str:
+        """Now while it comes, the average over all once it has landed."""
+        return rate(_facts(transfer).rate)
 
     @admin.display(description="SHA-256", ordering="sha256")
     def hash_shown(self, transfer: Transfer) -> str:
@@ -152,7 +147,7 @@ class TransferAdmin(ReadOnlyAdmin):
 
     @admin.display(description="download")
     def download(self, transfer: Transfer) -> str:
-        if transfer.status != Status.COMPLETED or transfer.removed_at is not None:
+        if not _facts(transfer).can_be_fetched:
             return "–"
         url = reverse("transfer-content", args=[transfer.pk])
         return format_html('<a href="{}">{}</a>', url, transfer.file)

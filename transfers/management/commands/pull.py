@@ -13,7 +13,7 @@ from urllib.parse import quote
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
-from transfers.facts import ADVICE
+from transfers.facts import ADVICE, spared
 from transfers.history import STARTED
 from transfers.management.api import Api, Unreachable, check_server
 from transfers.models import FINAL, PENDING, Event
@@ -175,8 +175,8 @@ def _summary(transfer: dict[str, Any]) -> str:
             datetime.fromisoformat, (transfer["started_at"], transfer["finished_at"])
         )
         facts.append(f"in {span((ended - begun).total_seconds())} ({rate(transfer.get('rate'))})")
-    if 0 < transfer["wire_bytes"] < transfer["size"]:
-        saved = 100 * (1 - transfer["wire_bytes"] / transfer["size"])
+    saved = spared(transfer["wire_bytes"], transfer["size"])
+    if saved is not None:
         facts.append(f"with {size(transfer['wire_bytes'])} over the wire, {percent(saved)} less")
     same = transfer["sha256"] == transfer["source_sha256"]
     verified = "SHA-256 verified: the client read the same." if same else ""
