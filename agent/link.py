@@ -51,8 +51,8 @@ SILENT_HEARTBEATS = 3
 slow uplink the answer to a ping waits behind data, while acknowledgements keep coming."""
 
 MAX_REQUESTS = 64
-"""That have not ended. The server asks for 8 at once; one that asks for more and more would fill the
-memory of this machine."""
+"""That have not ended. The server asks for `TRANSFERS_AT_ONCE`; one that asks for more and more would
+fill the memory of this machine."""
 
 FLOOD = Violation(
     "protocol_error", f"more than {MAX_REQUESTS} requests at once", CloseCode.POLICY_VIOLATION

@@ -65,7 +65,9 @@ try:
         )
         # At once: transfers of this process, and what their windows hold in memory, in bytes.
         MAX_ACTIVE_TRANSFERS = env.int("MAX_ACTIVE_TRANSFERS", 64, validate=validate.Range(min=1))
-        MAX_ACTIVE_PER_CLIENT = env.int("MAX_ACTIVE_PER_CLIENT", 8, validate=validate.Range(min=1))
+        MAX_ACTIVE_PER_CLIENT = env.int(  # the protocol's own bound, too
+            "MAX_ACTIVE_PER_CLIENT", 8, validate=validate.Range(min=1, max=8)
+        )
         MAX_IN_FLIGHT = env.int("MAX_IN_FLIGHT", 512 * 1024**2, validate=validate.Range(min=1))
         MAX_IN_FLIGHT_PER_CLIENT = env.int(
             "MAX_IN_FLIGHT_PER_CLIENT", 64 * 1024**2, validate=validate.Range(min=1)
@@ -348,9 +350,9 @@ LOGGING = {
     "filters": {"said": {"()": "transfers.logs.SaidAlready"}},
     "handlers": {
         "nowhere": {"class": "logging.NullHandler"},
-        "console": {"class": "transfers.progress.ConsoleHandler", "formatter": LOG_FORMAT},
+        "console": {"class": "transfers.logs.ConsoleHandler", "formatter": LOG_FORMAT},
         "libraries": {
-            "class": "transfers.progress.ConsoleHandler",
+            "class": "transfers.logs.ConsoleHandler",
             "formatter": "libraries" if LOG_FORMAT == "text" else LOG_FORMAT,
         },
     },
@@ -361,7 +363,8 @@ LOGGING = {
         "django.request": {"filters": ["said"]},
         # The view says it. Not without a handler: logging's last resort would print it as it came.
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
-        "axes": {"level": "ERROR"},  # a line for each guess; `transfers.rights` has a few of them
+        # A line for each guess; `transfers.audit_signals` has a few of them.
+        "axes": {"level": "ERROR"},
         "transfers": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
     },
 }

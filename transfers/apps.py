@@ -21,7 +21,7 @@ class TransfersConfig(AppConfig):
 
     def ready(self) -> None:
         import_module("transfers.schema")  # registers itself with drf-spectacular
-        import_module("transfers.rights")  # listens to changes of users and tokens
+        import_module("transfers.audit_signals")  # listens to changes of users and tokens
         post_migrate.connect(use_write_ahead_log, sender=self)
 
 

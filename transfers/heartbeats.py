@@ -22,15 +22,15 @@ LOOK_SECONDS = 0.2
 """Between two looks at all idle sockets: an answer to a heartbeat, the end of a connection, or whatever else
 an agent has to say that nobody asked for anything, waits so long at the most."""
 
-HEARTBEAT = str(encode(Heartbeat())).encode()
+PAYLOAD = str(encode(Heartbeat())).encode()
 
-HEAD = bytes((0x81, 0x80 | len(HEARTBEAT)))
+HEAD = bytes((0x81, 0x80 | len(PAYLOAD)))
 """How the frame of a peer's heartbeat begins (RFC 6455, section 5.2): final, text, masked, its length."""
 
-LENGTH = len(HEAD) + 4 + len(HEARTBEAT)
+LENGTH = len(HEAD) + 4 + len(PAYLOAD)
 """Of that frame: the mask has four bytes."""
 
-ANSWER = bytes((0x81, len(HEARTBEAT))) + HEARTBEAT
+ANSWER = bytes((0x81, len(PAYLOAD))) + PAYLOAD
 """Our frame: a server masks nothing."""
 
 
@@ -39,7 +39,7 @@ def is_heartbeat(data: bytes) -> bool:
     return (
         len(data) == LENGTH
         and data.startswith(HEAD)
-        and unmasked(data[len(HEAD) + 4 :], data[len(HEAD) : len(HEAD) + 4]) == HEARTBEAT
+        and unmasked(data[len(HEAD) + 4 :], data[len(HEAD) : len(HEAD) + 4]) == PAYLOAD
     )
 
 

@@ -5,10 +5,13 @@ For every logger, also those of the libraries: a hostile name can be in any mess
 
 import json
 import logging
+import sys
 import traceback
 from datetime import UTC, datetime
 
-from agent.wire.display import shown
+from tqdm import tqdm
+
+from agent.wire.display import is_terminal, shown
 
 # What no line of ours shows is not looked up for each (Python's logging how-to, "Optimization").
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -59,3 +62,17 @@ def _details(record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(record.stack_info)
     return "\n".join(part.rstrip("\n") for part in parts)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines on standard error, written above any bar that is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            if is_terminal(sys.stderr):
+                tqdm.write(line, file=sys.stderr)
+            else:  # where no bar is drawn, tqdm has nothing to move out of the way
+                sys.stderr.write(line + "\n")
+        except Exception:
+            self.handleError(record)

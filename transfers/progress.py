@@ -1,7 +1,6 @@
-"""What the server shows of transfers on its console: log lines, and a bar each on a terminal.
+"""How far each arriving file is, on the server's standard error: a bar on a terminal.
 
-A bar is a callback that the intake does not understand. Where standard error is no terminal, plain
-lines stand in for it, one for every tenth.
+Elsewhere plain lines stand in for it, one for every tenth.
 """
 
 import logging
@@ -14,20 +13,6 @@ from tqdm import tqdm
 from agent.wire.display import is_terminal, shown
 
 log = logging.getLogger(__name__)
-
-
-class ConsoleHandler(logging.Handler):
-    """Log lines on standard error, written above any bar that is being drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-            if is_terminal(sys.stderr):
-                tqdm.write(line, file=sys.stderr)
-            else:  # where no bar is drawn, tqdm has nothing to move out of the way
-                sys.stderr.write(line + "\n")
-        except Exception:
-            self.handleError(record)
 
 
 class Progress:

@@ -1,28 +1,24 @@
-"""Putting right what a crash left behind: at start-up, and in `manage.py sweep`."""
+"""Putting right what a crash left behind: at start-up, every few seconds, and in `manage.py sweep`."""
 
 import logging
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
-from axes.models import AccessAttempt
 from django.conf import settings
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils import timezone
 
-from . import storage, webhooks
+from . import retention, storage
 from .models import (
     ACTIVE,
     FINAL,
     Client,
-    Presence,
     Status,
     StatusConflict,
     Transfer,
-    Usage,
     note_end,
 )
 
@@ -109,7 +105,7 @@ def sweep() -> Report:
     _revoke_late()
     for transfer in Transfer.objects.filter(status__in=ACTIVE).select_related("client"):
         _settle(transfer, report)
-    report.aged = _remove_aged()
+    report.aged = retention.remove_aged()
     kept = Transfer.objects.filter(status=Status.COMPLETED, removed_at=None)
     report.missing = tuple(
         transfer.file or ""
@@ -119,28 +115,9 @@ def sweep() -> Report:
     for name in report.missing:
         log.warning("%s is on record as landed, but is not in %s", name, settings.DOWNLOADS_DIR)
     report.removed = _remove_orphans() + _remove_unlanded()
-    Usage.forget_old()
-    Presence.forget_old()
-    webhooks.forget_old()
-    AccessAttempt.objects.filter(
-        attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME
-    ).delete()
+    retention.forget_old()
     note_end()
     return report
-
-
-def _remove_aged() -> int:
-    """Remove landed files that are older than they are kept, and that nobody holds."""
-    if not settings.KEEP_DAYS:
-        return 0
-    removed = 0
-    landed_before = timezone.now() - timedelta(days=settings.KEEP_DAYS)
-    for transfer in Transfer.objects.landed_before(landed_before).iterator():
-        try:
-            removed += transfer.remove_landed(landed_before)
-        except OSError as error:
-            log.warning("sweep: %s could not be removed: %s", transfer.file, error)
-    return removed
 
 
 def _revoke_late() -> None:

@@ -8,16 +8,12 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from agent.wire.messages import MAX_PATH
+from agent.wire.messages import LEAST_RATE, MAX_PATH
 
 from .facts import Facts
 from .models import Client, ClientStatus, Label, Status, Transfer
 from .models.client import client_id_validator
 from .models.label import label_validator
-
-LEAST_RATE = 1024
-"""Bytes a second, as for an agent's own limit: what is slower would be taken for what hangs."""
-
 
 MOST_AT_ONCE = 1000
 """Files in one request."""

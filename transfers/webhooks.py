@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import connection
-from django.utils import timezone
 
 from agent.wire.display import shown
 
 from .models import Delivery, Webhook
-from .models.webhook import KEPT, LONGEST_ANSWER, MOST_AT_ONCE, http_url
+from .models.webhook import LONGEST_ANSWER, MOST_AT_ONCE, http_url
 from .redirects import NoRedirect
 
 SEND_SECONDS = 10.0
@@ -105,8 +104,3 @@ def _post(delivery: Delivery) -> tuple[int | None, str]:
 def _text(answer: Any) -> str:
     data: bytes = answer.read(4 * LONGEST_ANSWER)
     return shown(data.decode("utf-8", "replace"))
-
-
-def forget_old() -> None:
-    """Remove what was sent, or given up, long ago."""
-    Delivery.objects.filter(created_at__lt=timezone.now() - KEPT).delete()

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ..wire.messages import TRANSFERS_AT_ONCE
 from . import never, windows_names
 from .globs import Glob
 from .source import SourceError, forbidden
 
 MAX_NAME = 255
 """Characters of one name: no file system has longer ones."""
-
-ALL_TRANSFERS = 8
-"""What the server asks of one client at once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Policy:
     """In bytes."""
     rate_limit: int | None = None
     """In bytes a second, of all transfers together."""
-    transfers_at_once: int = ALL_TRANSFERS
+    transfers_at_once: int = TRANSFERS_AT_ONCE
 
     def places(self, asked: str | None) -> list[Place]:
         """Where to look for what is asked, in turn; never none. Raises SourceError.

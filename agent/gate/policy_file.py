@@ -10,11 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..wire.messages import LEAST_RATE, TRANSFERS_AT_ONCE
 from .globs import BadGlob, Glob
-from .policy import ALL_TRANSFERS, Policy, Root, allowing, denying
-
-LEAST_RATE = 1024
-"""Bytes a second; below it the server would take the agent for one that hangs."""
+from .policy import Policy, Root, allowing, denying
 
 _SHORT = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?[KMG]", re.IGNORECASE)
 """As curl, wget and rsync have it: K is 1,024."""
@@ -53,7 +51,7 @@ def parse(text: str) -> Policy:
         deny=table.take("deny", _denies, ()),
         max_file_size=table.take("max_file_size", _size, None),
         rate_limit=table.take("rate_limit", _rate, None),
-        transfers_at_once=table.take("transfers_at_once", _at_once, ALL_TRANSFERS),
+        transfers_at_once=table.take("transfers_at_once", _at_once, TRANSFERS_AT_ONCE),
     )
     table.check_empty()
     return policy
@@ -180,4 +178,4 @@ def rate_of_option(text: str) -> int:
 
 
 def _at_once(value: Any) -> int:
-    return _whole(value, 1, ALL_TRANSFERS)
+    return _whole(value, 1, TRANSFERS_AT_ONCE)

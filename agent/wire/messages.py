@@ -26,6 +26,12 @@ by the bytes that it brings."""
 MAX_TEXT = 64 * 1024
 """Longest text message of any type, in characters; `codec.LONGEST` has what each type may have."""
 
+TRANSFERS_AT_ONCE = 8
+"""Of one agent, at most: its operator or the server's may allow fewer."""
+
+LEAST_RATE = 1024
+"""Bytes a second, of any limit: what is slower would be taken for what hangs."""
+
 MAX_NAME = 255
 MAX_PATH = 4096
 MAX_DETAIL = 1000

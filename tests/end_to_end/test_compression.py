@@ -20,8 +20,8 @@ from agent.wire.messages import (
 from tests.end_to_end.conftest import StartAgent
 from tests.end_to_end.harness import Server, eventually, make_file, sha256
 from tests.end_to_end.scripted import ScriptedAgent
-from tests.frames import zstd
 from tests.link import Link
+from tests.zstd_frames import zstd
 
 MIB = 1 << 20
 UPLINK = 2 * MIB

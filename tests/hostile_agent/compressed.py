@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 from agent.wire.messages import CODEC_ZSTD, MAX_CHUNK, PROTOCOL, Chunk, Hello, Start, Welcome
-from tests.frames import (
+from tests.hostile_agent.messages import ANYTHING, BROKEN, ended, pour_messages, sends
+from tests.hostile_agent.misbehaviour import misbehaviour
+from tests.hostile_agent.scene import MIB, Outcome, Scene
+from tests.zstd_frames import (
     bomb,
     lying,
     skippable,
@@ -12,9 +15,6 @@ from tests.frames import (
     without_size,
     zstd,
 )
-from tests.hostile_agent.messages import ANYTHING, BROKEN, ended, pour_messages, sends
-from tests.hostile_agent.misbehaviour import misbehaviour
-from tests.hostile_agent.scene import MIB, Outcome, Scene
 
 TEXT = b"a line of a till's journal\n" * 2000
 AT = 4 * 4096

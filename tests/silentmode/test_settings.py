@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.wire.messages import TRANSFERS_AT_ONCE
 from silentmode.settings import BASE_DIR, _secret_key
 
 
@@ -63,6 +64,12 @@ def test_on_a_fresh_machine_nothing_needs_to_be_set(fresh: Path) -> None:
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert setting("DEBUG", data_dir) is False
     assert "*" not in setting("ALLOWED_HOSTS", data_dir)
+
+
+def test_no_client_is_asked_for_more_at_once_than_its_agent_takes(fresh: Path) -> None:
+    assert setting("MAX_ACTIVE_PER_CLIENT", fresh) == TRANSFERS_AT_ONCE
+    more = str(TRANSFERS_AT_ONCE + 1)
+    assert check(fresh, SILENTMODE_MAX_ACTIVE_PER_CLIENT=more)[0] != 0
 
 
 BAD = {

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from agent.wire.display import shown
-from transfers.progress import ConsoleHandler, Progress
+from transfers.logs import ConsoleHandler
+from transfers.progress import Progress
 
 
 class Terminal(io.StringIO):

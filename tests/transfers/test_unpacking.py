@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire.messages import CODEC_ZSTD, MAX_CHUNK, Chunk
-from tests.frames import (
+from tests.zstd_frames import (
     bomb,
     lying,
     skippable,

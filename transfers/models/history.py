@@ -58,7 +58,7 @@ class Course(models.Model):
         return f"{len(self.points)} points of {self.transfer_id}"
 
 
-class Progress:
+class Measured:
     """What the holder of a transfer knows of its course, in memory, between two records of it."""
 
     def __init__(self, begun: datetime, received: int, earlier: Sequence[Point] = ()) -> None:

@@ -21,7 +21,7 @@ from transfers import counters, dispatch, storage
 
 from .audit import Event, record
 from .compare_and_set import COMPUTED, Plus, SameAs, compare_and_set
-from .history import LINK_LOST, MOST_SETBACKS, Progress, Setback, earlier_points, keep_course
+from .history import LINK_LOST, MOST_SETBACKS, Measured, Setback, earlier_points, keep_course
 from .queries import TransferQuerySet
 from .row import Source, TransferRow
 from .status import ACTIVE, ALLOWED, FINAL, Status, StatusConflict
@@ -42,7 +42,7 @@ class Transfer(TransferRow):
 
     objects = TransferQuerySet.as_manager()
 
-    _progress: Progress | None = None
+    _progress: Measured | None = None
     """Of the attempt that this object holds, from its offer on."""
 
     class Meta(TransferRow.Meta):
@@ -155,7 +155,7 @@ class Transfer(TransferRow):
         if self.checkpoint > 0 and self.fingerprint != source.fingerprint:
             values["source_changes"] = Plus(1)
         self._move(Status.RECEIVING, holder=epoch, **values)
-        self._progress = Progress(source.at, checkpoint)
+        self._progress = Measured(source.at, checkpoint)
 
     def _of(self, source: Source) -> dict[str, Any]:
         return {
@@ -200,10 +200,10 @@ class Transfer(TransferRow):
             raise self._conflict(Status.RECEIVING)
         self.received, self.checkpoint = received, checkpoint
 
-    def _come_along(self) -> Progress:
+    def _come_along(self) -> Measured:
         """How this attempt has come along, after those before it."""
         if self._progress is None:
-            self._progress = Progress(timezone.now(), self.received)
+            self._progress = Measured(timezone.now(), self.received)
         if len(self._progress.points) == 1:
             self._progress.points[:0] = earlier_points(self)
         return self._progress

@@ -152,6 +152,11 @@ class Delivery(models.Model):
         )
         return rows.select_related("webhook").order_by("next_attempt_at", "created_at")
 
+    @classmethod
+    def forget_old(cls) -> None:
+        """Remove what was sent, or given up, long ago."""
+        cls.objects.filter(created_at__lt=timezone.now() - KEPT).delete()
+
     def claim(self) -> bool:
         """Whether this process may send it now."""
         mine = Delivery.objects.filter(pk=self.pk, next_attempt_at=self.next_attempt_at)

@@ -9,7 +9,8 @@ from transfers import recovery
 
 class Command(BaseCommand):
     help = (
-        "Puts right what a crash left behind and expires deadlines. Safe beside a running server."
+        "Puts right what a crash left behind, expires deadlines, and removes what is too old: leftovers, "
+        "rows, and landed files if SILENTMODE_KEEP_DAYS says so. Safe beside a running server."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

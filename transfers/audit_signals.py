@@ -32,7 +32,7 @@ NOT_SAID = frozenset({"password", "last_login"})
 WEBHOOK_FIELDS = ("active", "landed", "failed", "expired")
 """Of a webhook, what is said to have been chosen; its secret is not."""
 
-_BEFORE = "_rights_before"
+_BEFORE = "_before_the_change"
 
 
 def _facts(user: User) -> dict[str, Any]:
