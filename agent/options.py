@@ -50,7 +50,7 @@ def add_state_option(parser: argparse.ArgumentParser) -> None:
         "--state",
         type=Path,
         metavar="DIR",
-        help=f"where the agent keeps its journal (or {VARIABLE}; "
+        help=f"where the agent keeps its token and its journal (or {VARIABLE}; "
         f"default: {StateFolder.chosen(None, {}).path})",
     )
 
