@@ -39,7 +39,7 @@ LINGER_SECONDS = 5.0
 """For a close frame to leave, when the peer is being refused."""
 
 
-PROTOCOL_ERROR, POLICY_VIOLATION = 1002, 1008
+PROTOCOL_ERROR, POLICY_VIOLATION, INTERNAL_ERROR = 1002, 1008, 1011
 """RFC 6455, section 7.4.1: no application's codes, so these are sent as they are."""
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,10 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
             LINGER_SECONDS, self.transport.abortConnection
         )
         self.dropConnection(abort=False)
+
+    def break_off(self, reason: str) -> None:
+        """End it with 1011, after which pages come again. From an application daphne would not take that."""
+        self._fail_connection(INTERNAL_ERROR, reason)
 
     # At the application's pace, and the peer's --------------------------------------------------
 

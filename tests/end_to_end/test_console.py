@@ -1,5 +1,7 @@
 """The console in a real browser, with a real server and real agents: nothing is loaded anew by hand."""
 
+import contextlib
+import sqlite3
 from itertools import product
 from pathlib import Path
 
@@ -100,6 +102,42 @@ def test_a_page_says_when_it_is_not_live_and_is_again_when_the_server_is_back(
     server.start()
     server.manage("revoke_client", "client1")
     wait_reads(chromium, "client1 Revoked")
+
+
+def test_a_page_that_could_not_be_looked_at_is_live_again_once_it_can(
+    chromium: Chromium, server: Server
+) -> None:
+    """As when the database restarts. The socket ends for that, with a code after which pages come again."""
+    log_in(chromium, server)
+    server.manage("add_client", "client1", "--token")
+    chromium.open(f"{server.url}/clients/")
+    wait_reads(chromium, "client1 Offline")
+    path = server.directory / "data" / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        database.execute("PRAGMA legacy_alter_table = ON")
+        database.execute("ALTER TABLE transfers_client RENAME TO away")
+        wait_reads(chromium, "Not live, trying again", part="live")
+        database.execute("ALTER TABLE away RENAME TO transfers_client")
+    server.manage("revoke_client", "client1")
+    wait_reads(chromium, "client1 Revoked")
+    wait_reads(chromium, "Live", part="live")
+
+
+def test_a_button_that_could_not_do_its_work_says_so(chromium: Chromium, server: Server) -> None:
+    log_in(chromium, server)
+    server.manage("add_client", "client1", "--token")
+    waiting = server.ask("client1", "/file")
+    button = f'[id="cancel-{waiting}"]'
+    chromium.open(f"{server.url}/transfers/")
+    wait_reads(chromium, "Live", part="live")
+    cookies = chromium.page.context
+    cookies.add_cookies([{"name": "csrftoken", "value": "a" * 32, "url": server.url}])
+    click(chromium, button)
+    wait_reads(chromium, "The server refused it (403).", part="said")
+    chromium.open(f"{server.url}/transfers/")
+    cookies.clear_cookies(name="sessionid")
+    click(chromium, button)
+    chromium.page.wait_for_url("**/login/?next=/transfers/")
 
 
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")

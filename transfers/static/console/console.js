@@ -38,6 +38,25 @@
     if (words && !mark.querySelector("a")) words.textContent = word;
   }
 
+  function say(sentence) {
+    const message = document.createElement("p");
+    message.className = "message error";
+    message.textContent = sentence;
+    document.getElementById("said").replaceChildren(message);
+  }
+
+  // What a server says that refuses: in JSON, or in plain text; its pages are for who opens them.
+  function refusal(answer) {
+    const kind = answer.getResponseHeader("Content-Type") || "";
+    if (kind.startsWith("application/json")) return JSON.parse(answer.responseText).detail;
+    if (kind.startsWith("text/plain")) return answer.responseText;
+    return `The server refused it (${answer.status}). Load this page anew, then try again.`;
+  }
+
+  function isElsewhere({ xhr, pathInfo }) {
+    return new URL(xhr.responseURL).pathname !== new URL(pathInfo.finalRequestPath, location).pathname;
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     tellAll(document);
     setInterval(() => tellAll(document), 10000);
@@ -53,6 +72,13 @@
       if (before && document.activeElement === body) before.focus();
     });
     body.addEventListener("htmx:afterSwap", () => tellAll(document));
+    body.addEventListener("htmx:responseError", (event) => say(refusal(event.detail.xhr)));
+    body.addEventListener("htmx:sendError", () => say("The server does not answer. Try again in a moment."));
+    body.addEventListener("htmx:beforeSwap", (event) => {
+      if (!isElsewhere(event.detail)) return;
+      event.preventDefault(); // it led to the login page, and so does this page
+      location.reload();
+    });
     body.addEventListener("click", (event) => {
       const button = event.target.closest(".copy");
       if (!button) return;
