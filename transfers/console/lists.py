@@ -14,7 +14,7 @@ from django.db.models import F, Model, Q, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
-from transfers.access import clients_of, transfers_of
+from transfers.access import Action, clients_of, may, transfers_of
 from transfers.facts import Facts
 from transfers.models import ACTIVE, Client, ClientStatus, Label, Status, Transfer
 
@@ -307,6 +307,7 @@ def machines(user: User, clients: Sequence[Client]) -> list[Machine]:
     now = timezone.now()
     sending: dict[str, list[Facts]] = {}
     rows = transfers_of(user).filter(status__in=ACTIVE, client__in=[row.pk for row in clients])
-    for transfer in rows.order_by("started_at", "pk"):
+    seen = rows.order_by("started_at", "pk") if may(user, Action.SEE_TRANSFER) else ()
+    for transfer in seen:
         sending.setdefault(transfer.client_id, []).append(Facts(transfer, now))
     return [Machine(row, sending.get(row.pk, [])) for row in clients]

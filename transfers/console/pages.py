@@ -122,7 +122,7 @@ def _client_page(
         online=Online(client, timezone.now()),
         list=listing,
         form=form,
-        recent_paths=_recent_paths(client) if may(user, Action.REQUEST_FILE) else (),
+        recent_paths=_recent_paths(client) if sees and may(user, Action.REQUEST_FILE) else (),
         section="clients",
     )
     response.status_code = status
