@@ -91,6 +91,11 @@ def transfers_of(user: Somebody) -> "QuerySet[Transfer]":
     return Transfer.objects.filter(client__in=Client.objects.filter(_within(scope)))
 
 
+def is_limited(user: Somebody) -> bool:
+    """Whether there may be clients that are not within the user's scope."""
+    return _scope(user) is not None
+
+
 def _scope(user: Somebody) -> Scope | None:
     """None: all clients. A superuser has no bounds."""
     if not user.is_authenticated or user.is_superuser:
@@ -112,7 +117,7 @@ def missed(user: Somebody, *, action: str, path: str) -> None:
     Both alike: else the time that a row takes, or the bound of the rows, would tell what there is.
     Raises TooMuch.
     """
-    if _scope(user) is not None:
+    if is_limited(user):
         refused(user, action=action, path=path)
 
 

@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from . import lifecycle
-from .access import Action, MayOperate, clients_of, may
+from .access import Action, MayOperate, clients_of, is_limited, may
 from .models import AuditRecord, Event, last_number
 from .models.transactions import release_connection
 from .sessions import user_of_session
@@ -124,7 +124,7 @@ class Watch:
         end = last_number()
         rows = AuditRecord.objects.filter(number__gt=after, number__lte=end, event__in=TOLD)
         rows = rows.filter(transfer__isnull=False)
-        if hasattr(user, "scope"):
+        if is_limited(user):
             rows = rows.filter(client__in=clients_of(user).values("pk"))
         found = list(rows.order_by("number")[:MOST_AT_ONCE])
         # What was looked at and is not for this user is not looked at again.

@@ -13,6 +13,9 @@ STALLED = timedelta(seconds=15)
 """A rate that was measured earlier than that says nothing any more: a link that brings bytes measures anew
 every few seconds."""
 
+NEXT_ATTEMPT = "the next attempt"
+"""What a transfer waits for after an error that may pass."""
+
 ADVICE: dict[str, str] = {
     "not_found": "Look whether the path is right, as the client writes it.",
     "forbidden": "On the client, `python -m agent check-policy PATH` says which rule refuses it.",
@@ -127,7 +130,8 @@ class Facts:
 
     @property
     def saved_percent(self) -> float | None:
-        return spared(self.transfer.wire_bytes, self.received)
+        # Both of the row, which were recorded at one moment.
+        return spared(self.transfer.wire_bytes, self.transfer.received)
 
     @property
     def advice(self) -> str:
@@ -135,13 +139,19 @@ class Facts:
         return ADVICE.get(self.transfer.error_code, "")
 
     @property
+    def next_attempt(self) -> datetime | None:
+        """When it is tried again; None: nothing but its client or its turn is waited for."""
+        at = self.transfer.next_attempt_at
+        return at if at is not None and at > self.now else None
+
+    @property
     def waits_for(self) -> str:
         """What a transfer that is not under way waits for; empty where it is, or has ended."""
         transfer = self.transfer
         if transfer.status not in PENDING:
             return ""
-        if transfer.next_attempt_at is not None and transfer.next_attempt_at > self.now:
-            return "the next attempt"
+        if self.next_attempt is not None:
+            return NEXT_ATTEMPT
         return "its turn" if transfer.client.online else f"{transfer.client_id} to come online"
 
     @property

@@ -8,15 +8,17 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
+from django.http import QueryDict
 from django.test import Client as Browser
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from agent.wire.errors import ERRORS
-from transfers import facts, rates
-from transfers.access import join_group
+from transfers import facts, rates, under_way
+from transfers.access import Action, join_group
+from transfers.console.looks import look
 from transfers.facts import ADVICE, WORDS, Facts
 from transfers.models import (
     LINK_LOST,
@@ -24,6 +26,7 @@ from transfers.models import (
     Course,
     Label,
     Scope,
+    Source,
     Status,
     Transfer,
 )
@@ -351,6 +354,20 @@ def test_a_button_of_a_live_page_leaves_the_page_where_it_is(make: Make, browser
     assert "Cancelled a from client1." in text(answer)
 
 
+def test_who_may_not_see_transfers_sees_no_files_with_the_clients(make: Make) -> None:
+    make("receiving", name="payroll.xlsx", path="/srv/payroll.xlsx", size=9, received=3)
+    user = User.objects.create_user("counter")
+    rights = Permission.objects.filter(codename__in=["view_client", "add_transfer"])
+    user.user_permissions.set(rights)
+    assert user.has_perm(Action.SEE_CLIENT)
+    assert user.has_perm(Action.REQUEST_FILE)
+    browser = Browser()
+    browser.force_login(user)
+    for page in ("/clients/", "/clients/client1/"):
+        assert "payroll" not in browser.get(page).content.decode()
+    assert "payroll" not in str(look(user, "/clients/", QueryDict()).parts)
+
+
 # What a person reads -----------------------------------------------------------------------------
 
 
@@ -368,6 +385,49 @@ def test_rate_and_time_left_are_of_now(make: Make) -> None:
     later = now + facts.STALLED + timedelta(seconds=1)
     assert (Facts(transfer, later).rate, Facts(transfer, later).seconds_left) == (0, None)
     assert Facts(transfer, later).is_stalled
+
+
+def test_the_saving_is_of_what_is_on_record_and_not_of_what_has_come_since(
+    make: Make, browser: Browser
+) -> None:
+    """Else every raw transfer would look compressed between two records."""
+    transfer = make("receiving", size=20 * MIB, received=10 * MIB, wire_bytes=10 * MIB)
+    with under_way.here(transfer.pk) as here:
+        here.count = 13 * MIB
+        assert "saved by compression" not in text(browser.get(f"/transfers/{transfer.pk}/"))
+
+
+def test_a_new_attempt_begins_without_the_rate_of_the_last_one(make: Make) -> None:
+    long_ago = timezone.now() - timedelta(hours=1)
+    transfer = make(
+        "requested", epoch=1, size=100, fingerprint="1", checkpoint=50, received=50,
+        started_at=long_ago, rate=7, rated_at=long_ago,
+    )  # fmt: skip
+    transfer.offered(1, Source("f", 100, "1"), 50)
+    facts_now = Facts(transfer, timezone.now())
+    assert (facts_now.is_stalled, facts_now.rate) == (False, None)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_next_attempt_is_said_as_long_as_it_lies_ahead(
+    make: Make, browser: Browser, *, ahead: bool
+) -> None:
+    at = timezone.now() + timedelta(minutes=3 if ahead else -3)
+    transfer = make(next_attempt_at=at, error_code="busy", error_detail="Busy.")
+    page = text(browser.get(f"/transfers/{transfer.pk}/"))
+    assert ("for the next attempt, at" in page) is ahead
+    assert ("for client1 to come online" in page) is not ahead
+    assert (f"{at:%d %b %Y, %H:%M} UTC" in page.split("Busy.")[0]) is ahead
+
+
+def test_what_was_never_attempted_has_no_attempt_that_failed(
+    make: Make, client1: Client, browser: Browser
+) -> None:
+    transfer = make()
+    client1.revoke()
+    page = text(browser.get(f"/transfers/{transfer.pk}/"))
+    assert "Given up" in page
+    assert "Attempt 0 ended" not in page
 
 
 def test_no_percent_reads_100_before_the_end(make: Make, browser: Browser) -> None:

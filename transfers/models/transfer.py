@@ -152,6 +152,7 @@ class Transfer(TransferRow):
     def offered(self, epoch: int, source: Source, checkpoint: int = 0) -> None:
         """The agent opened the source; bytes from `checkpoint` on are about to come."""
         values = self._of(source) | {"checkpoint": checkpoint, "received": checkpoint}
+        values |= {"rate": None, "rated_at": source.at}  # those of the last attempt say nothing
         if self.checkpoint > 0 and self.fingerprint != source.fingerprint:
             values["source_changes"] = Plus(1)
         self._move(Status.RECEIVING, holder=epoch, **values)
@@ -329,10 +330,11 @@ class Transfer(TransferRow):
             self._give_up(epoch, values)
 
     def _give_up(self, epoch: int, values: dict[str, Any]) -> None:
-        received = self.received
+        received, was_attempted = self.received, self.status in ACTIVE
         with transaction.atomic():
             self._move(Status.FAILED, holder=epoch, **values)
-            self._note(self.error_code, self.error_detail, received)
+            if was_attempted:
+                self._note(self.error_code, self.error_detail, received)
             record(
                 Event.FAILED, transfer=self, code=self.error_code, detail=shown(self.error_detail)
             )

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
-from transfers.facts import ADVICE, spared
+from transfers.facts import ADVICE, NEXT_ATTEMPT, spared
 from transfers.history import STARTED
 from transfers.management.api import Api, Unreachable, check_server
 from transfers.models import FINAL, PENDING, Event
@@ -201,8 +201,9 @@ def _label(transfer: dict[str, Any]) -> str:
     status, error = transfer["status"], transfer["error"]
     if status in PENDING:
         why = f" ({error['detail']})" if error else ""
-        at = f" at {transfer['next_attempt_at'][:19]}Z" if transfer["next_attempt_at"] else ""
-        return f"{status}, waits for {transfer.get('waits_for', 'its turn')}{at}{why}"
+        waits_for = transfer.get("waits_for", "its turn")
+        at = f" at {transfer['next_attempt_at'][:19]}Z" if waits_for == NEXT_ATTEMPT else ""
+        return f"{status}, waits for {waits_for}{at}{why}"
     words = [f"{status} {transfer['name']}".strip()]
     if transfer["rate_limit"] is not None:
         words.append(f"at most {rate(transfer['rate_limit'])}")
