@@ -174,12 +174,9 @@ class Client(models.Model):
 
     def label(self, names: Iterable[str]) -> None:
         """Give the client these labels, and no others; new ones are made. Raises ValidationError."""
-        wanted = [Label(name=name) for name in dict.fromkeys(names)]
-        for each in wanted:
-            each.clean_fields()
+        wanted = Label.called(names)
         with transaction.atomic():
-            Label.objects.bulk_create(wanted, ignore_conflicts=True)
-            self.labels.set(Label.objects.filter(pk__in=[each.pk for each in wanted]))
+            self.labels.set(Label.there(wanted))
             record(Event.CLIENT_LABELLED, client=self, labels=sorted(each.pk for each in wanted))
 
     # Access ----------------------------------------------------------------------------------

@@ -135,10 +135,9 @@ def make_code(client: Client, valid_for: timedelta) -> str:
 
 def make_key(uses: int, valid_for: timedelta, labels: Iterable[Label] = ()) -> str:
     """A key for so many new clients, who get these labels."""
-    labels = list(labels)
     with transaction.atomic():
         key_text, key = _make(valid_for, uses=uses, uses_left=uses)
-        Label.objects.bulk_create(labels, ignore_conflicts=True)
+        labels = Label.there(labels)
         key.labels.set(labels)
         record(
             Event.KEY_MADE,

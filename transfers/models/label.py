@@ -1,5 +1,8 @@
 """Labels of clients, and the users who may deal with some labels only."""
 
+from collections.abc import Iterable
+from typing import Self
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
@@ -21,6 +24,21 @@ class Label(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def called(cls, names: Iterable[str]) -> list[Self]:
+        """Labels with these names, each once; not saved. Raises ValidationError."""
+        labels = [cls(name=name) for name in dict.fromkeys(names)]
+        for label in labels:
+            label.clean_fields()
+        return labels
+
+    @classmethod
+    def there(cls, labels: Iterable[Self]) -> list[Self]:
+        """The same, of which those that are new are saved."""
+        labels = list(labels)
+        cls.objects.bulk_create(labels, ignore_conflicts=True)
+        return labels
 
 
 class Scope(models.Model):

@@ -11,7 +11,7 @@ from knox.settings import knox_settings
 
 from transfers.access import GROUPS, Action, join_group, may
 from transfers.acting import acting, at_the_command_line
-from transfers.durations import duration
+from transfers.management import arguments
 from transfers.models import Label, Scope
 
 
@@ -48,10 +48,7 @@ class Command(BaseCommand):
         valid_for: str | None,
         **options: Any,
     ) -> None:
-        try:
-            expiry = duration(valid_for) if valid_for else knox_settings.TOKEN_TTL
-        except ValueError as error:
-            raise CommandError(f"--valid-for: {error}") from None
+        expiry = arguments.valid_for(valid_for) if valid_for else knox_settings.TOKEN_TTL
         with acting(at_the_command_line), transaction.atomic():
             user = User.objects.filter(username=username).first()
             if user is None:
@@ -72,15 +69,12 @@ class Command(BaseCommand):
         user.set_unusable_password()
         try:
             user.full_clean()
-            wanted = [Label(name=name) for name in labels]
-            for each in wanted:
-                each.clean_fields()
+            wanted = Label.called(labels)
         except ValidationError as invalid:
             raise CommandError(f"{username!r}: {' '.join(invalid.messages)}") from None
         user.save()
         join_group(user, group)
         if wanted:
-            Label.objects.bulk_create(wanted, ignore_conflicts=True)
-            Scope.objects.create(user=user).labels.set(wanted)
+            Scope.objects.create(user=user).labels.set(Label.there(wanted))
         self.stderr.write(f"Created the user {username} in the group {group}.")
         return user

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from transfers.acting import acting, at_the_command_line
-from transfers.durations import duration
+from transfers.management import arguments
 from transfers.models import Client, Event, make_code, record
 from transfers.tokens import digest, new_token
 
@@ -52,10 +52,7 @@ class Command(BaseCommand):
     ) -> None:
         if token and valid_for:
             raise CommandError("--valid-for is for codes; a token lasts.")
-        try:
-            span = duration(valid_for or "1h")
-        except ValueError as error:
-            raise CommandError(f"--valid-for: {error}") from None
+        span = arguments.valid_for(valid_for or "1h")
         with acting(at_the_command_line), transaction.atomic():
             client = self._known(client_id) if renew else self._register(client_id)
             made = self._make_token(client) if token else self._make_code(client, span)

@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from transfers.acting import acting, at_the_command_line
-from transfers.durations import duration
+from transfers.management import arguments
 from transfers.models import MAX_USES, Label, make_key
 
 
@@ -30,14 +30,9 @@ class Command(BaseCommand):
     ) -> None:
         if not 1 <= uses <= MAX_USES:
             raise CommandError(f"--uses {uses}: a key has from 1 to {MAX_USES} uses.")
+        span = arguments.valid_for(valid_for)
         try:
-            span = duration(valid_for)
-        except ValueError as error:
-            raise CommandError(f"--valid-for: {error}") from None
-        labels = [Label(name=name) for name in label]
-        try:
-            for each in labels:
-                each.clean_fields()
+            labels = Label.called(label)
         except ValidationError as invalid:
             raise CommandError(f"--label: {' '.join(invalid.messages)}") from None
         with acting(at_the_command_line):
