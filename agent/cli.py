@@ -17,6 +17,7 @@ from .gate import Gate
 from .journal import Journal
 from .link import Identity, Refused
 from .options import (
+    DEFAULT_SERVER,
     add_policy_options,
     add_state_option,
     manners_of,
@@ -29,8 +30,6 @@ from .progress import say
 from .reconnect import stay_online
 from .state_folder import StateFolder, StateFolderError
 from .usage import UsageError, same_server, server_url
-
-DEFAULT_SERVER = "ws://localhost:8000"
 
 STOP_SECONDS = 1.5
 """For the good-bye after Ctrl-C or SIGTERM; then the process ends all the same."""

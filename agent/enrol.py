@@ -23,7 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 from . import transport
 from .credentials import Credentials
 from .link import Refused
-from .options import add_state_option, state_of, trust_of
+from .options import DEFAULT_SERVER, add_state_option, state_of, trust_of
 from .progress import say
 from .reconnect import NO_ANSWER
 from .state_folder import StateFolder, StateFolderError
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         f"operator for a token of its own, kept in the state folder. Without --code, {VARIABLE} or "
         "standard input has the code: arguments can be seen by every account of the machine.",
     )
-    parser.add_argument("--server", default="ws://localhost:8000", metavar="URL")
+    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL")
     parser.add_argument("--code", help="from `manage.py add_client` or `new_enrolment_key`")
     parser.add_argument(
         "--id", metavar="CLIENT_ID", help="with a key: the id of the new client; default: host name"

@@ -13,6 +13,9 @@ from .priority import step_back
 from .state_folder import VARIABLE, StateFolder
 from .usage import UsageError
 
+DEFAULT_SERVER = "ws://localhost:8000"
+"""Where `make run` listens."""
+
 
 def add_policy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

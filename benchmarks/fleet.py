@@ -14,7 +14,7 @@ REGISTERED = "registered as till"
 PATIENCE = 120.0
 
 REGISTER = """
-from transfers.auth import digest, new_token
+from transfers.tokens import digest, new_token
 from transfers.models import Client
 tokens = {{f"till{{number}}": new_token() for number in range({count})}}
 Client.objects.bulk_create(

@@ -11,9 +11,9 @@ from pytest_django import Settings
 
 from transfers import limits, rates, turns
 from transfers.access import join_group
-from transfers.auth import digest, new_token
 from transfers.models import Client
 from transfers.throttle import Allowances
+from transfers.tokens import digest, new_token
 
 hypothesis.settings.register_profile("silentmode", deadline=None)  # no test judges speed
 hypothesis.settings.load_profile("silentmode")

@@ -1,5 +1,8 @@
 """A client that has just come online, without a connection."""
 
+from collections.abc import Mapping
+
+from transfers.auth import AgentRefused, authenticate_agents
 from transfers.models import Arrived, Client, ClientConflict, all_came_online
 
 
@@ -13,3 +16,11 @@ def came_online(
     if isinstance(answer, ClientConflict):
         raise answer
     return answer.epoch
+
+
+def authenticate_agent(client_id: str, headers: Mapping[str, str]) -> Client:
+    """One handshake alone. Raises AgentRefused."""
+    [answer] = authenticate_agents([(client_id, headers)])
+    if isinstance(answer, AgentRefused):
+        raise answer
+    return answer

@@ -1,6 +1,7 @@
 """The house: imports point one way, and the documents name what the code offers."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import transfers
 from agent.wire.errors import ERRORS
 
 BASE = Path(__file__).resolve().parent.parent
@@ -43,6 +45,17 @@ def test_relative_imports_are_seen_as_what_they_are() -> None:
     assert "agent.wire.errors.ERRORS" in imported("agent/wire/messages.py")
     assert "agent.wire.errors.CloseCode" in imported("agent/link.py")
     assert "agent.__version__" in imported("agent/cli.py")
+
+
+def test_every_room_of_the_server_is_on_its_map() -> None:
+    there = {
+        path.stem
+        for path in (BASE / "transfers").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    named = set(re.findall(r"`(\w+)`", transfers.__doc__ or ""))
+    assert there - {"__init__"} - named == {"migrations", "templatetags"}
+    assert named <= there
 
 
 @pytest.mark.parametrize("file", modules("agent/wire"))

@@ -12,9 +12,7 @@ from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework import exceptions
 
 from .models import Client
-from .tokens import digest, new_token
-
-__all__ = ["AgentRefused", "TokenAuthentication", "authenticate_agent", "digest", "new_token"]
+from .tokens import digest
 
 # Agents -----------------------------------------------------------------------------------------
 
@@ -37,22 +35,14 @@ class AgentRefused(Exception):
         """Seconds, where it is known when to try again."""
 
 
-def authenticate_agent(client_id: str, headers: Mapping[str, str]) -> Client:
-    """The client that the token in these handshake headers (lower-case names) belongs to.
-
-    The identity comes from the token alone; `client_id`, from the path, must match it. A rotation that
-    waits for the first use of the new token ends here. Raises AgentRefused.
-    """
-    [answer] = authenticate_agents([(client_id, headers)])
-    if isinstance(answer, AgentRefused):
-        raise answer
-    return answer
-
-
 def authenticate_agents(
     asked: Sequence[tuple[str, Mapping[str, str]]],
 ) -> list[Client | AgentRefused]:
-    """As `authenticate_agent`, for many at once, in their order."""
+    """The client that the token in these handshake headers (lower-case names) belongs to, for each of many.
+
+    The identity comes from the token alone; the id, from the path, must match it. A rotation that waits
+    for the first use of the new token ends here.
+    """
     digests = [token_digest(headers) for _, headers in asked]
     # Looked up by its hash, so that the time it takes tells nothing about a token.
     known = Client.objects.holders({shown for shown in digests if shown is not None})

@@ -6,6 +6,7 @@ from django import forms
 from django.conf import settings
 
 from agent.wire.messages import MAX_PATH
+from transfers.models import MAX_REASON
 
 
 class RequestForm(forms.Form):
@@ -19,7 +20,7 @@ class RequestForm(forms.Form):
         help_text="On the client. Empty: the file that its agent offers (--file).",
     )
     reason = forms.CharField(
-        required=False, max_length=500, widget=forms.TextInput(attrs={"size": 80})
+        required=False, max_length=MAX_REASON, widget=forms.TextInput(attrs={"size": 80})
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -32,7 +32,7 @@ class Handshakes:
         self._known_at: float | None = None
 
     def admit(self, host: str, client_id: str, headers: Mapping[str, str]) -> Client:
-        """As `authenticate_agent`, unless this address has failed too often. Raises AgentRefused."""
+        """Who it is, by its token, unless this address has failed too often. Raises AgentRefused."""
         [answer] = self.admit_all([Handshake(host, client_id, headers)])
         if isinstance(answer, AgentRefused):
             raise answer

@@ -7,7 +7,7 @@
 Until the last step both tokens are let in. An agent that comes back with the old one has kept no other
 (it reads its disk after a start, and waits for its writes before it connects again), so what was offered
 to it on an earlier connection is replaced; one that comes back with the new one has shown by that that
-it has kept it (`auth.authenticate_agent`).
+it has kept it (`auth.authenticate_agents`).
 """
 
 import logging

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from agent.wire.messages import LEAST_RATE, MAX_PATH
 
 from .facts import Facts
-from .models import Client, ClientStatus, Label, Status, Transfer
+from .models import MAX_REASON, Client, ClientStatus, Label, Status, Transfer
 from .models.client import client_id_validator
 from .models.label import label_validator
 
@@ -186,7 +186,7 @@ class TermsSerializer(StrictSerializer):
     reason = StrictCharField(
         default="",
         allow_blank=True,
-        max_length=500,
+        max_length=MAX_REASON,
         help_text="Why it is asked for: for the audit log. SILENTMODE_REQUIRE_REASON makes it mandatory.",
     )
     rate_limit = RateField(default=None)

@@ -125,7 +125,7 @@ class Scene:
 
     def _register_villains(self) -> None:
         script = (
-            "from transfers.models import Client; from transfers.auth import digest;"
+            "from transfers.models import Client; from transfers.tokens import digest;"
             f"names = [f'villain-{{n}}' for n in range({VILLAINS_AT_MOST})];"
             "Client.objects.bulk_create(Client(id=n, token_sha256=digest(n + '-token')) for n in names)"
         )

@@ -35,10 +35,10 @@ from tests.online import came_online
 from transfers import attendant as attendant_module
 from transfers import rollcall, turns
 from transfers.attendant import Attendant
-from transfers.auth import digest
 from transfers.dialogue import Outgoing
 from transfers.models import HEARTBEAT, Client, Outlook, Transfer
 from transfers.models.queries import TransferQuerySet
+from transfers.tokens import digest
 
 AT_ONCE = 8
 """SILENTMODE_MAX_ACTIVE_PER_CLIENT, by default."""

@@ -4,13 +4,10 @@ import hashlib
 
 import pytest
 
-from transfers.auth import (
-    AgentRefused,
-    authenticate_agent,
-    digest,
-    new_token,
-)
+from tests.online import authenticate_agent
+from transfers.auth import AgentRefused
 from transfers.models import Client
+from transfers.tokens import digest, new_token
 
 
 def refusal(client_id: str, headers: dict[str, str]) -> AgentRefused:

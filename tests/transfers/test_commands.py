@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from rest_framework.test import APIClient
 
+from tests.online import authenticate_agent
 from transfers.access import OPERATOR, Action, may
-from transfers.auth import authenticate_agent
 from transfers.models import Client, Transfer
 from transfers.recovery import Report
 

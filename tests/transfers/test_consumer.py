@@ -42,9 +42,9 @@ from agent.wire.messages import (
 )
 from transfers import consumers, dispatch, rollcall
 from transfers.attendant import Attendant
-from transfers.auth import digest, new_token
 from transfers.consumers import AgentConsumer, refuse
 from transfers.models import HEARTBEAT, LEASE, Client, Transfer, request_file
+from transfers.tokens import digest, new_token
 
 AT_ONCE = 8
 """SILENTMODE_MAX_ACTIVE_PER_CLIENT, by default."""

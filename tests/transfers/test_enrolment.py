@@ -11,9 +11,9 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from tests.online import came_online
+from tests.online import authenticate_agent, came_online
 from transfers import enrolment, recovery
-from transfers.auth import AgentRefused, authenticate_agent
+from transfers.auth import AgentRefused
 from transfers.models import (
     AuditRecord,
     Client,

@@ -10,9 +10,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from transfers import rollcall
-from transfers.auth import digest
 from transfers.models import LEASE, Client, Transfer
 from transfers.rollcall import LOOK_SECONDS, RollCall
+from transfers.tokens import digest
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -29,7 +29,7 @@ from .label import Label, Scope
 from .presence import HEARTBEAT, LEASE, Arrived, Presence, all_came_online, all_seen
 from .queries import Outlook
 from .quota import QuotaExceeded, check_quota
-from .row import Source
+from .row import MAX_REASON, Source
 from .status import ACTIVE, ALLOWED, FINAL, LIVE, PENDING, Status, StatusConflict
 from .transfer import MAX_SOURCE_CHANGES, Transfer
 from .usage import Usage, counted_together
@@ -43,6 +43,7 @@ __all__ = [
     "LEASE",
     "LINK_LOST",
     "LIVE",
+    "MAX_REASON",
     "MAX_SOURCE_CHANGES",
     "MAX_USES",
     "PENDING",

@@ -18,6 +18,9 @@ from transfers import storage
 from .client import Client
 from .status import FINAL, LIVE, Status
 
+MAX_REASON = 500
+"""Characters of why a file is asked for."""
+
 FORESEEN = timedelta(days=1)
 """How far ahead a transfer's rate is believed: a slow till brings its gigabyte in less."""
 
@@ -58,7 +61,7 @@ class TransferRow(models.Model):
     path = models.TextField(null=True)
     """On the client; null stands for the agent's own `--file`."""
     path_key = models.CharField(max_length=64, blank=True, editable=False)
-    reason = models.CharField(max_length=500, blank=True)
+    reason = models.CharField(max_length=MAX_REASON, blank=True)
     """Why it was asked for, in the words of whoever did."""
     duplicate = models.BooleanField(default=False)
     """Asked for although another one of the same file may be under way."""
