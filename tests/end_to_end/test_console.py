@@ -140,6 +140,23 @@ def test_a_button_that_could_not_do_its_work_says_so(chromium: Chromium, server:
     chromium.page.wait_for_url("**/login/?next=/transfers/")
 
 
+def test_a_server_that_does_not_answer_is_said_and_not_said_any_more_once_it_does(
+    chromium: Chromium, server: Server
+) -> None:
+    log_in(chromium, server)
+    server.manage("add_client", "client1", "--token")
+    chromium.open(f"{server.url}/clients/")
+    wait_reads(chromium, "Live", part="live")
+    server.program.terminate()
+    wait_reads(chromium, "Not live, trying again", part="live")
+    chromium.page.locator("#q").fill("nobody")
+    wait_reads(chromium, "The server does not answer. Try again in a moment.", part="said")
+    server.start()
+    chromium.page.locator("#q").fill("client")
+    wait_reads(chromium, "client1 Offline", part="list")
+    expect(chromium.page.locator("#said")).to_be_empty()
+
+
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
 

@@ -374,11 +374,12 @@ class Older(BaseHTTPRequestHandler):
         "/download/client1": landed | {"status": "queued", "error": None},
         "/api/v1/transfers/it/": landed,
     }
+    otherwise = 404
 
     def do_GET(self) -> None:
         answer = self.answers.get(self.path)
         body = json.dumps(answer).encode()
-        self.send_response(404 if answer is None else 200)
+        self.send_response(200 if self.path in self.answers else self.otherwise)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -411,6 +412,16 @@ def test_pull_does_with_what_an_older_server_says(
     assert pull.process.wait(PATIENCE) == 0
     assert "abc  till\\x1b[2J.db" in pull.output
     assert "\x1b[2J" not in pull.output
+
+
+def test_pull_says_when_it_cannot_tell_what_happened_on_the_way(
+    older: tuple[type[Older], str], tmp_path: Path
+) -> None:
+    handler, url = older
+    handler.otherwise = 500
+    pull = pull_from(url, tmp_path)
+    assert pull.process.wait(PATIENCE) == 0
+    assert f"What happened on the way is not told: {url}: HTTP 500" in pull.output
 
 
 def test_pull_tells_a_reason_that_it_does_not_know(

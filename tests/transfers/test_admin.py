@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from agent.wire.errors import ERRORS
 from tests.online import came_online
+from transfers import under_way
 from transfers.access import join_group
 from transfers.models import Client, Status, Transfer
 
@@ -89,6 +90,21 @@ def test_what_compression_has_spared_the_link_is_shown(browser: Browser, make: M
     make("completed", name="sales.csv", size=105 << 20, received=105 << 20, wire_bytes=21 << 20)
     shown = page(browser.get(TRANSFERS)).replace("\xa0", " ")
     assert "105.0 MB (sent 21.0 MB for 105.0 MB)" in shown
+
+
+def test_the_saving_is_of_what_is_on_record(browser: Browser, make: Make) -> None:
+    transfer = make("receiving", size=20 << 20, received=10 << 20, wire_bytes=9 << 20)
+    with under_way.here(transfer.pk) as here:
+        here.count = 13 << 20
+        shown = page(browser.get(TRANSFERS)).replace("\xa0", " ")
+    assert "20.0 MB (sent 9.0 MB for 10.0 MB)" in shown
+
+
+def test_the_page_of_a_transfer_has_one_rate(browser: Browser, make: Make) -> None:
+    transfer = make("completed", size=20 << 20, rate=5 << 20)
+    shown = page(browser.get(f"{TRANSFERS}{transfer.pk}/change/"))
+    assert shown.count("Rate:</label>") == 1
+    assert "5242880" not in shown
 
 
 def test_hostile_names_are_shown_and_not_run(browser: Browser, make: Make) -> None:

@@ -13,6 +13,7 @@ from transfers.console.online import WIDTH, Absence, Online
 from transfers.models import Arrived, Client, Presence, all_came_online, all_seen, enrol, make_code
 from transfers.models.presence import KEPT
 from transfers.recovery import sweep
+from transfers.units import share
 
 pytestmark = pytest.mark.django_db
 
@@ -213,6 +214,17 @@ def test_before_the_first_record_it_was_not_away(known: Client) -> None:
     assert (online.absences, online.known_since, online.percent) == ([], NOW - HOUR, 100)
 
 
+def test_the_share_of_who_came_a_moment_ago_is_of_that_moment(client1: Client) -> None:
+    """And not of the minute that the picture ends with."""
+    now = NOW + timedelta(seconds=1)
+    client1.online_since, client1.online_until = now - timedelta(seconds=30), now
+    assert Online(client1, now).percent == 100
+    client1.online_since = client1.online_until = now + timedelta(
+        minutes=1
+    )  # by a clock that is ahead
+    assert Online(client1, now).percent == 0
+
+
 def test_of_who_comes_and_goes_all_day_the_page_stays_small(
     known: Client, django_assert_max_num_queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +241,7 @@ def test_of_who_comes_and_goes_all_day_the_page_stays_small(
 
 
 def test_the_picture_changes_once_a_minute_at_most(known: Client) -> None:
-    was_online(known, (40, 3))
+    was_online(known, (400, 3))
     moments = [Online(known, NOW.replace(second=second)) for second in range(0, 60, 7)]
-    assert len({(tuple(online.bars), online.percent) for online in moments}) == 1
+    assert len({str((online.bars, online.unknown_width)) for online in moments}) == 1
+    assert len({share(online.percent) for online in moments}) == 1

@@ -25,6 +25,9 @@ SHOWN = {
 }
 """Fields of a transfer that an agent or an operator has written, and what shows them safely."""
 
+INSTEAD = SHOWN | {"rate": "rate_shown"}
+"""What the page of a transfer shows instead of its fields."""
+
 
 def _escaped(name: str) -> Callable[[Any, Transfer], str]:
     @admin.display(description=name.replace("_", " "))
@@ -83,9 +86,8 @@ class TransferAdmin(ReadOnlyAdmin):
     actions = ("cancel", "retry", "hold", "release")
 
     fields: ClassVar[tuple[str, ...]] = (
-        *(SHOWN.get(field.name, field.name) for field in Transfer._meta.fields),
+        *(INSTEAD.get(field.name, field.name) for field in Transfer._meta.fields),
         "progress",
-        "rate_shown",
         "download",
     )
     readonly_fields: ClassVar[tuple[str, ...]] = fields
@@ -122,10 +124,10 @@ class TransferAdmin(ReadOnlyAdmin):
     @admin.display(description="size", ordering="size")
     def size_shown(self, transfer: Transfer) -> str:
         """And how much came over the wire for what has arrived, where that is less."""
-        facts, whole = _facts(transfer), size(transfer.size)
-        if facts.saved_percent is None:
+        whole = size(transfer.size)
+        if _facts(transfer).saved_percent is None:
             return whole
-        return f"{whole} (sent {size(transfer.wire_bytes)} for {size(facts.received)})"
+        return f"{whole} (sent {size(transfer.wire_bytes)} for {size(transfer.received)})"
 
     @admin.display(description="rate")
     def rate_shown(self, transfer: Transfer) -> str:

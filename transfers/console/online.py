@@ -39,6 +39,7 @@ class Online:
 
     def __init__(self, client: Client, now: datetime) -> None:
         self._client = client
+        self._moment = now
         # Else the picture would be another one each second, and sent to each browser again.
         self._now = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
         self.begun = self._now - SHOWN
@@ -72,8 +73,9 @@ class Online:
     @property
     def percent(self) -> float:
         """Of the time that is known, of what is shown."""
-        online = sum((ended - begun for begun, ended in self._shown), timedelta())
-        return 100 * online / (self._now - self.known_since)
+        online = sum((min(end, self._moment) - begun for begun, end in self._shown), timedelta())
+        known = max(self._moment - self.known_since, timedelta(seconds=1))
+        return min(max(100 * online / known, 0.0), 100.0)  # clocks of two servers differ
 
     @property
     def bars(self) -> Sequence[tuple[str, str]]:

@@ -18,6 +18,14 @@ class Unreachable(Exception):
     """The server does not answer, now."""
 
 
+class Refused(CommandError):
+    """The server answered, and with no success: its HTTP status, and its own sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
 class Api:
     """The server's API, as much of it as this command needs."""
 
@@ -32,7 +40,7 @@ class Api:
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON answer, with nothing in it that a terminal would not print as text.
 
-        Raises CommandError with the server's own sentence, and Unreachable.
+        Raises Refused and Unreachable.
         """
         request = urllib.request.Request(
             self.server + path,
@@ -46,7 +54,7 @@ class Api:
         except urllib.error.HTTPError as error:
             if error.code in (502, 503, 504):  # a proxy whose server is not there
                 raise Unreachable(f"{self.server}: HTTP {error.code}") from None
-            raise CommandError(f"{self.server}: {_sentence(error)}") from None
+            raise Refused(error.code, f"{self.server}: {_sentence(error)}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.server} does not answer as it should: {error}") from None
 

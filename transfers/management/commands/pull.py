@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from transfers.facts import ADVICE, NEXT_ATTEMPT, spared
 from transfers.history import STARTED
-from transfers.management.api import Api, Unreachable, check_server
+from transfers.management.api import Api, Refused, Unreachable, check_server
 from transfers.models import FINAL, PENDING, Event
 from transfers.units import percent, rate, size, span
 
@@ -149,15 +149,17 @@ class Told:
         if state == self._state:
             return
         steps: list[dict[str, Any]] = []
-        # An older server has no such call; any other reason the next call meets, too.
-        with contextlib.suppress(CommandError):
+        try:
             steps = self._api.call("GET", self._path)
+        except Refused as refused:
+            if refused.status != 404:  # an older server has no such call
+                yield f"What happened on the way is not told: {refused}"
+        self._state = state
         for step in steps:
             key = step["at"], step["what"]
             if step["event"] not in self.UNSAID and key not in self._seen:
                 self._seen.add(key)
                 yield _line(step)
-        self._state = state
 
 
 def _line(step: dict[str, Any]) -> str:
@@ -201,9 +203,11 @@ def _label(transfer: dict[str, Any]) -> str:
     status, error = transfer["status"], transfer["error"]
     if status in PENDING:
         why = f" ({error['detail']})" if error else ""
-        waits_for = transfer.get("waits_for", "its turn")
-        at = f" at {transfer['next_attempt_at'][:19]}Z" if waits_for == NEXT_ATTEMPT else ""
-        return f"{status}, waits for {waits_for}{at}{why}"
+        waits_for = transfer.get("waits_for")  # an older server does not say
+        words = f"{status}, waits for {waits_for}" if waits_for else status
+        is_ahead = transfer["next_attempt_at"] and waits_for in (None, NEXT_ATTEMPT)
+        at = f" at {transfer['next_attempt_at'][:19]}Z" if is_ahead else ""
+        return f"{words}{at}{why}"
     words = [f"{status} {transfer['name']}".strip()]
     if transfer["rate_limit"] is not None:
         words.append(f"at most {rate(transfer['rate_limit'])}")

@@ -38,17 +38,26 @@
     if (words && !mark.querySelector("a")) words.textContent = word;
   }
 
+  const SILENCE = "The server does not answer. Try again in a moment.";
+  let complaint = null;
+
   function say(sentence) {
-    const message = document.createElement("p");
-    message.className = "message error";
-    message.textContent = sentence;
-    document.getElementById("said").replaceChildren(message);
+    complaint = document.createElement("p");
+    complaint.className = "message error";
+    complaint.textContent = sentence;
+    document.getElementById("said").replaceChildren(complaint);
   }
 
   // What a server says that refuses: in JSON, or in plain text; its pages are for who opens them.
   function refusal(answer) {
     const kind = answer.getResponseHeader("Content-Type") || "";
-    if (kind.startsWith("application/json")) return JSON.parse(answer.responseText).detail;
+    if (kind.startsWith("application/json")) {
+      try {
+        const { detail } = JSON.parse(answer.responseText);
+        if (detail) return detail;
+      } catch { /* a proxy's, and none of ours */ }
+    }
+    if ([502, 503, 504].includes(answer.status)) return SILENCE;
     if (kind.startsWith("text/plain")) return answer.responseText;
     return `The server refused it (${answer.status}). Load this page anew, then try again.`;
   }
@@ -73,7 +82,8 @@
     });
     body.addEventListener("htmx:afterSwap", () => tellAll(document));
     body.addEventListener("htmx:responseError", (event) => say(refusal(event.detail.xhr)));
-    body.addEventListener("htmx:sendError", () => say("The server does not answer. Try again in a moment."));
+    body.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful && complaint) complaint.remove(); });
+    body.addEventListener("htmx:sendError", () => say(SILENCE));
     body.addEventListener("htmx:beforeSwap", (event) => {
       if (!isElsewhere(event.detail)) return;
       event.preventDefault(); // it led to the login page, and so does this page
