@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.wire.errors import ERRORS
 from transfers.models import LINK_LOST, AuditRecord, Event, Setback, Transfer
-from transfers.units import size
+from transfers.units import rate, size
 
 DEEDS: Mapping[str, str] = {
     Event.REQUESTED: "Asked for by {actor}",
@@ -61,9 +61,13 @@ def _deed(row: AuditRecord) -> Step:
             row.at,
             row.event,
             what,
-            f"from {details.get('before')} to {details.get('rate_limit')} bytes/s",
+            f"from {_limit(details['before'])} to {_limit(details['rate_limit'])}",
         )
     return Step(row.at, row.event, what, str(details.get("reason", "")))
+
+
+def _limit(said: int | str) -> str:
+    return rate(said) if isinstance(said, int) else "no limit"
 
 
 def _setback(row: Setback) -> Step:

@@ -1,12 +1,20 @@
 """`manage.py add_client`, `add_api_token` and `sweep`."""
 
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from django.contrib.auth.models import User
-from django.core.management import CommandError, call_command
+from django.core.management import (
+    CommandError,
+    call_command,
+    get_commands,
+    load_command_class,
+)
+from django.core.management.base import BaseCommand
+from django.core.management.color import make_style
 from rest_framework.test import APIClient
 
 from tests.online import authenticate_agent
@@ -26,6 +34,22 @@ def manage(*args: str) -> Said:
     out, err = StringIO(), StringIO()
     call_command(*args, stdout=out, stderr=err)
     return Said(out.getvalue(), err.getvalue())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, app in get_commands().items() if app == "transfers"]
+)
+def test_what_people_are_told_beside_the_output_is_not_red(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("django.core.management.base.color_style", lambda *_: make_style("light"))
+    red = BaseCommand().stderr.style_func
+    assert red is not None
+    assert red("Registered.") != "Registered."
+    calm = load_command_class("transfers", name).stderr.style_func
+    assert calm is not None
+    assert calm("Registered.") == "Registered."
 
 
 def test_a_client_is_registered_and_its_token_is_alone_on_standard_output() -> None:

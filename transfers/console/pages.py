@@ -205,5 +205,5 @@ def _steer(
     else:
         messages.success(request, f"{said} {found}.")
     if request.headers.get("HX-Request"):  # the page stays, and what moves is pushed to it
-        return render(request, "console/parts/said.html")
+        return render(request, "console/parts/messages.html")
     return redirect("console:transfer", pk=found.pk)

@@ -64,7 +64,8 @@ def _printable(answer: Any) -> Any:
         return {name: _printable(value) for name, value in answer.items()}
     if isinstance(answer, list):
         return [_printable(value) for value in answer]
-    return shown(answer) if isinstance(answer, str) else answer
+    # Sizes have a space that does not break, which is no control character.
+    return shown(answer.replace("\xa0", " ")) if isinstance(answer, str) else answer
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

@@ -2,13 +2,14 @@
 
 from typing import Any, ClassVar
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from transfers.acting import acting, at_the_command_line
+from transfers.management import base
 from transfers.models import Client, ClientConflict
 
 
-class ClientCommand(BaseCommand):
+class ClientCommand(base.Command):
     """Does its thing to each client; exit status 1 when that was not possible with one."""
 
     said: ClassVar[str]

@@ -474,8 +474,10 @@ class Transfer(TransferRow):
         for path in filter(None, (self.partial_path, self.landed_path)):
             try:
                 storage.discard(path)
-            except (storage.PartialBusy, storage.StorageError) as reason:
-                log.info("left %s to its connection or a sweep: %r", path, reason)
+            except storage.PartialBusy:
+                log.info("%s is in use: its connection removes it", path)
+            except storage.StorageError as error:
+                log.info("%s could not be removed, and is left to a sweep: %s", path, error)
 
     def ring(self) -> None:
         """Have its client's connection look at the rows, once this change is committed."""

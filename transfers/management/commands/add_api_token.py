@@ -4,18 +4,18 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from knox.models import AuthToken
 from knox.settings import knox_settings
 
 from transfers.access import GROUPS, Action, join_group, may
 from transfers.acting import acting, at_the_command_line
-from transfers.management import arguments
+from transfers.management import arguments, base
 from transfers.models import Label, Scope
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Makes an API token for a user. A new user gets the rights of the group operator (--group), for all "
         "clients or those with a label (--label). The token is shown once, alone on the last line of "

@@ -4,16 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 
 from transfers.acting import acting, at_the_command_line
-from transfers.management import arguments
+from transfers.management import arguments, base
 from transfers.models import Client, Event, make_code, record
 from transfers.tokens import digest, new_token
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Registers a client and makes a code, with which one machine enrols as it, once. With --token it "
         "makes the client's lasting token instead; with --renew a code for a client that exists. What it "

@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from transfers.acting import acting, at_the_command_line
+from transfers.management import base
 from transfers.models import AuditRecord, Event, record
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = "Writes the audit log to standard output, oldest first, one JSON object a line."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from transfers.acting import acting, at_the_command_line
-from transfers.management import arguments
+from transfers.management import arguments, base
 from transfers.models import MAX_USES, Label, make_key
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Makes a key with which several machines enrol as new clients; they wait as pending until somebody "
         "approves them. The key is shown once, alone on the last line of standard output."

@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from tqdm import tqdm
 
 from transfers.facts import ADVICE, NEXT_ATTEMPT, spared
 from transfers.history import STARTED
+from transfers.management import base
 from transfers.management.api import Api, Refused, Unreachable, check_server
 from transfers.models import FINAL, PENDING, Event
 from transfers.units import percent, rate, size, span
@@ -49,7 +50,7 @@ def interrupts_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Pulls a file from a client and shows its progress until it has landed; exit status 0 only then. "
         "The API token comes from SILENTMODE_API_TOKEN."

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from transfers import recovery
+from transfers.management import base
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Puts right what a crash left behind, expires deadlines, and removes what is too old: leftovers, "
         "rows, and landed files if SILENTMODE_KEEP_DAYS says so. Safe beside a running server."

@@ -3,12 +3,13 @@
 import re
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from transfers.management import base
 from transfers.models import verify
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Checks the audit log's chain of hashes; exit status 1 and what is wrong when it is broken. Note the "
         "last line elsewhere, and give it to a later check as --expect: that finds even a log that was "
