@@ -39,7 +39,7 @@ LINGER_SECONDS = 5.0
 """For a close frame to leave, when the peer is being refused."""
 
 
-PROTOCOL_ERROR, POLICY_VIOLATION, INTERNAL_ERROR = 1002, 1008, 1011
+PROTOCOL_ERROR, POLICY_VIOLATION = 1002, 1008
 """RFC 6455, section 7.4.1: no application's codes, so these are sent as they are."""
 
 log = logging.getLogger(__name__)
@@ -174,9 +174,12 @@ class GuardedWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
         )
         self.dropConnection(abort=False)
 
-    def break_off(self, reason: str) -> None:
-        """End it with 1011, after which pages come again. From an application daphne would not take that."""
-        self._fail_connection(INTERNAL_ERROR, reason)
+    def serverClose(self, code: int | None = None) -> None:
+        """As daphne's, with any code: autobahn raises for all but 1000 and 3000 to 4999."""
+        if code is None or code == 1000 or 3000 <= code <= 4999:
+            super().serverClose(code)
+        else:
+            self._fail_connection(code, "the application gave up")
 
     # At the application's pace, and the peer's --------------------------------------------------
 

@@ -30,6 +30,9 @@ class Transport:
     def resumeProducing(self) -> None:
         self.reading = True
 
+    def abortConnection(self) -> None:
+        self.reading = False
+
 
 class Queue:
     def __init__(self) -> None:
@@ -120,6 +123,18 @@ def test_a_heartbeat_does_not_overtake_what_its_peer_said_before(
     web_socket.state = web_socket.STATE_OPEN
     web_socket.dataReceived(HEARTBEAT)
     assert (len(came), web_socket.transport.written) == (4, [ANSWER])
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1011, 4003])
+def test_an_application_closes_with_any_code(
+    web_socket: GuardedWebSocket, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """Autobahn would raise for 1011, in a task that nobody looks at."""
+    said: list[int] = []
+    monkeypatch.setattr(web_socket, "sendCloseFrame", lambda code, *_, **__: said.append(code))
+    monkeypatch.setattr(web_socket, "dropConnection", lambda abort: None)
+    web_socket.serverClose(code)
+    assert said == [code or 1000]
 
 
 def test_an_idle_one_that_is_closed_reads_the_answer_to_that(web_socket: GuardedWebSocket) -> None:

@@ -18,7 +18,7 @@ from django.http import QueryDict
 
 from transfers import lifecycle
 from transfers.sessions import user_of_session
-from transfers.sockets import INTERNAL_ERROR, GuardedWebSocket
+from transfers.sockets import GuardedWebSocket
 from transfers.watching import Watchers
 
 from .looks import Gone, Screen, look, rendered, swap
@@ -95,14 +95,7 @@ class ConsoleConsumer(AsyncWebsocketConsumer):
             await self.close(code=4003)
         except Exception:  # say, the database restarts: the page comes again
             log.exception("could not push to an open page")
-            await self._break_off()
-
-    async def _break_off(self) -> None:
-        socket = self.scope.get("socket")
-        if isinstance(socket, GuardedWebSocket):
-            socket.break_off("the page could not be looked at")
-        else:
-            await self.close(code=INTERNAL_ERROR)
+            await self.close(code=1011)
 
     @property
     def _is_clogged(self) -> bool:
