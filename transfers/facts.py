@@ -6,6 +6,8 @@ For the console, the API and `manage.py pull`.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.utils import timezone
+
 from transfers import under_way
 from transfers.models import ACTIVE, LINK_LOST, PENDING, Status, Transfer
 
@@ -54,6 +56,11 @@ WORDS: dict[str, str] = {
 def spared(wire: int, received: int) -> float | None:
     """What compression has spared the link, of the bytes that came; None: nothing."""
     return 100 * (1 - wire / received) if 0 < wire < received else None
+
+
+def facts_of(transfer: Transfer) -> "Facts":
+    """As of now."""
+    return Facts(transfer, timezone.now())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from agent.wire.messages import LEAST_RATE, MAX_PATH
 
-from .facts import Facts
+from .facts import facts_of
 from .models import MAX_REASON, Client, ClientStatus, Label, Status, Transfer
 from .models.client import client_id_validator
 from .models.label import label_validator
@@ -105,23 +105,19 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         return transfer.file if transfer.status == Status.COMPLETED else None
 
     def get_received(self, transfer: Transfer) -> int:
-        return _facts(transfer).received
+        return facts_of(transfer).received
 
     def get_rate(self, transfer: Transfer) -> int | None:
-        return _facts(transfer).rate
+        return facts_of(transfer).rate
 
     def get_waits_for(self, transfer: Transfer) -> str:
-        return _facts(transfer).waits_for
+        return facts_of(transfer).waits_for
 
     @extend_schema_field(ErrorSerializer(allow_null=True))
     def get_error(self, transfer: Transfer) -> dict[str, str] | None:
         if not transfer.error_code:
             return None
         return {"code": transfer.error_code, "detail": transfer.error_detail}
-
-
-def _facts(transfer: Transfer) -> Facts:
-    return Facts(transfer, timezone.now())
 
 
 class StepSerializer(serializers.Serializer[Any]):

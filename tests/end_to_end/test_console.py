@@ -90,15 +90,20 @@ def test_an_operator_reads_why_it_failed_and_stops_what_runs(
     assert chromium.complaints == []
 
 
-def test_a_page_says_when_it_is_not_live_and_is_again_when_the_server_is_back(
-    chromium: Chromium, server: Server
-) -> None:
+def left_alone_with_client1(chromium: Chromium, server: Server) -> None:
+    """The server stops beneath the page of clients, which says so."""
     log_in(chromium, server)
     server.manage("add_client", "client1", "--token")
     chromium.open(f"{server.url}/clients/")
     wait_reads(chromium, "Live", part="live")
     server.program.terminate()
     wait_reads(chromium, "Not live, trying again", part="live")
+
+
+def test_a_page_says_when_it_is_not_live_and_is_again_when_the_server_is_back(
+    chromium: Chromium, server: Server
+) -> None:
+    left_alone_with_client1(chromium, server)
     server.start()
     server.manage("revoke_client", "client1")
     wait_reads(chromium, "client1 Revoked")
@@ -143,12 +148,7 @@ def test_a_button_that_could_not_do_its_work_says_so(chromium: Chromium, server:
 def test_a_server_that_does_not_answer_is_said_and_not_said_any_more_once_it_does(
     chromium: Chromium, server: Server
 ) -> None:
-    log_in(chromium, server)
-    server.manage("add_client", "client1", "--token")
-    chromium.open(f"{server.url}/clients/")
-    wait_reads(chromium, "Live", part="live")
-    server.program.terminate()
-    wait_reads(chromium, "Not live, trying again", part="live")
+    left_alone_with_client1(chromium, server)
     chromium.page.locator("#q").fill("nobody")
     wait_reads(chromium, "The server does not answer. Try again in a moment.", part="said")
     server.start()

@@ -8,13 +8,12 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
 from agent.wire.display import shown
 from agent.wire.errors import ERRORS
 from transfers.access import Action, may, transfers_of
-from transfers.facts import Facts
+from transfers.facts import facts_of
 from transfers.models import Client, Transfer, is_client_id
 from transfers.units import percent, rate, size
 
@@ -35,10 +34,6 @@ def _escaped(name: str) -> Callable[[Any, Transfer], str]:
         return shown(getattr(transfer, name) or "–")
 
     return column
-
-
-def _facts(transfer: Transfer) -> Facts:
-    return Facts(transfer, timezone.now())
 
 
 class ErrorFilter(KnownValues):
@@ -114,7 +109,7 @@ class TransferAdmin(ReadOnlyAdmin):
 
     @admin.display(description="progress")
     def progress(self, transfer: Transfer) -> str:
-        done = _facts(transfer).percent
+        done = facts_of(transfer).percent
         if done is None:
             return "–"
         return format_html(
@@ -125,14 +120,14 @@ class TransferAdmin(ReadOnlyAdmin):
     def size_shown(self, transfer: Transfer) -> str:
         """And how much came over the wire for what has arrived, where that is less."""
         whole = size(transfer.size)
-        if _facts(transfer).saved_percent is None:
+        if facts_of(transfer).saved_percent is None:
             return whole
         return f"{whole} (sent {size(transfer.wire_bytes)} for {size(transfer.received)})"
 
     @admin.display(description="rate")
     def rate_shown(self, transfer: Transfer) -> str:
         """Now while it comes, the average over all once it has landed."""
-        return rate(_facts(transfer).rate)
+        return rate(facts_of(transfer).rate)
 
     @admin.display(description="SHA-256", ordering="sha256")
     def hash_shown(self, transfer: Transfer) -> str:
@@ -149,7 +144,7 @@ class TransferAdmin(ReadOnlyAdmin):
 
     @admin.display(description="download")
     def download(self, transfer: Transfer) -> str:
-        if not _facts(transfer).can_be_fetched:
+        if not facts_of(transfer).can_be_fetched:
             return "–"
         url = reverse("transfer-content", args=[transfer.pk])
         return format_html('<a href="{}">{}</a>', url, transfer.file)

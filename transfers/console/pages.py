@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from transfers.access import Action, clients_of, may, missed, transfers_of
-from transfers.facts import Facts
+from transfers.facts import facts_of
 from transfers.forms import RequestForm
 from transfers.history import history
 from transfers.models import (
@@ -171,7 +171,7 @@ def transfer(request: HttpRequest, user: User, pk: Any) -> HttpResponseBase:
 
 def of_transfer(found: Transfer) -> dict[str, Any]:
     """What the page of a transfer shows of it; the live part of the page asks for the same."""
-    facts = Facts(found, timezone.now())
+    facts = facts_of(found)
     course = Course.objects.filter(pk=found.pk).first()
     return {
         "facts": facts,
